@@ -1,0 +1,27 @@
+"""The vocabulary of the annotations. Imports nothing of ours."""
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from beartype import beartype
+from jax import Array
+from jaxtyping import jaxtyped
+
+
+AnyArray = Array | np.ndarray
+
+# What users may hand in. A wrong argument deserves a `ValueError` that names the remedy, and the
+# functions that take these raise one; an executed annotation would speak before them. So the
+# annotations are precise for the type checker and silent at run time.
+if TYPE_CHECKING:
+    from PIL import Image
+
+    ImageLike = Image.Image | str | os.PathLike[str] | bytes | AnyArray
+    TextLike = str | Iterable[str]
+else:
+    ImageLike = TextLike = Any
+
+# Executes the annotations of a public function in every session, not only under the test plugin.
+typed = jaxtyped(typechecker=beartype)
