@@ -11,6 +11,7 @@ from jaxtyping import jaxtyped
 
 
 AnyArray = Array | np.ndarray
+Number = int | float  # executed annotations do not take an int for a float
 
 # What users may hand in. A wrong argument deserves a `ValueError` that names the remedy, and the
 # functions that take these raise one; an executed annotation would speak before them. So the

@@ -1,0 +1,175 @@
+"""CLIP: any image tower and any text tower that share an embedding."""
+
+import dataclasses
+import math
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int32, PRNGKeyArray
+
+from ._convnext import ConvNeXtConfig
+from ._preprocess import Preprocess
+from ._text import TextConfig
+from ._tokenizer import Tokenizer
+from ._types import AnyArray, Number, TextLike
+from ._vision import ViTConfig
+
+
+LOGIT_SCALE = math.log(1 / 0.07)  # the paper's initial temperature
+
+
+@runtime_checkable
+class Tower(Protocol):
+    """What `CLIP` asks of a tower: one example in, one vector of `embed_dim` numbers out."""
+
+    @property
+    def embed_dim(self) -> int: ...
+
+    def __call__(self, example: AnyArray, /) -> Array: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPConfig:
+    """Everything about a CLIP model but its weights."""
+
+    image: ViTConfig | ConvNeXtConfig
+    text: TextConfig
+    preprocess: Preprocess
+    init_logit_scale: Number = LOGIT_SCALE
+    init_logit_bias: Number | None = None
+
+    def resize(
+        self,
+        image_size: int | tuple[int, int] | None = None,
+        context_length: int | None = None,
+    ) -> "CLIPConfig":
+        """This model for images or texts of another size; None keeps what is."""
+        config = self
+        if image_size is not None:
+            preprocess = dataclasses.replace(self.preprocess, image_size=image_size)
+            image = dataclasses.replace(self.image, image_size=preprocess.image_size)
+            config = dataclasses.replace(config, image=image, preprocess=preprocess)
+        if context_length is not None:
+            text = dataclasses.replace(self.text, context_length=context_length)
+            config = dataclasses.replace(config, text=text)
+        return config
+
+    def with_quick_gelu(self) -> "CLIPConfig":
+        """This model with the quick GELU in its transformers; ConvNeXt keeps the exact one."""
+        text = dataclasses.replace(self.text, activation="quick_gelu")
+        if isinstance(self.image, ConvNeXtConfig):
+            return dataclasses.replace(self, text=text)
+        image = dataclasses.replace(self.image, activation="quick_gelu")
+        return dataclasses.replace(self, image=image, text=text)
+
+    def build(self, *, key: PRNGKeyArray) -> "CLIP":
+        image_key, text_key = jr.split(key)
+        return CLIP(
+            image=self.image.build(key=image_key),
+            text=self.text.build(key=text_key),
+            logit_scale=self.init_logit_scale,
+            logit_bias=self.init_logit_bias,
+            preprocess=self.preprocess,
+            tokenizer=Tokenizer(self.text.context_length),
+        )
+
+
+class CLIP(eqx.Module):
+    """An image tower and a text tower whose vectors are compared by their cosines.
+
+    Arrays: the towers, `logit_scale` (the log of the learned temperature, as OpenCLIP stores it)
+    and `logit_bias` (or None). Static: this checkpoint's `preprocess` and `tokenizer`, so that it
+    cannot meet another's. Methods act on one example; map over a batch with `jax.vmap`.
+    """
+
+    image: Tower
+    text: Tower
+    logit_scale: Float[Array, ""]
+    logit_bias: Float[Array, ""] | None
+    preprocess: Preprocess = eqx.field(static=True)
+    tokenizer: Tokenizer = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        image: Tower,
+        text: Tower,
+        logit_scale: Number | AnyArray = LOGIT_SCALE,
+        logit_bias: Number | AnyArray | None = None,
+        preprocess: Preprocess | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
+        """**Arguments:**
+
+        - `image`, `text`: modules that map one image, or one row of token ids, to a vector, and
+            say its length as `embed_dim`: those of a loaded model, or your own.
+        - `logit_scale`: the log of the temperature. `logit_bias`: as SigLIP uses, or None.
+        - `preprocess`, `tokenizer`: what turns raw images and texts into the towers' inputs.
+            Pass those of the model that a tower was taken from; the defaults are OpenAI's.
+
+        Raises `ValueError` if the towers' vectors differ in length.
+        """
+        if image.embed_dim != text.embed_dim:
+            raise ValueError(
+                f"The towers must share an embedding: the image tower gives {image.embed_dim} "
+                f"numbers, the text tower {text.embed_dim}."
+            )
+        self.image, self.text = image, text
+        self.logit_scale = _scalar(logit_scale)
+        self.logit_bias = None if logit_bias is None else _scalar(logit_bias)
+        self.preprocess = Preprocess() if preprocess is None else preprocess
+        self.tokenizer = Tokenizer() if tokenizer is None else tokenizer
+
+    @property
+    def embed_dim(self) -> int:
+        return self.image.embed_dim
+
+    def tokenize(self, texts: TextLike) -> Int32[np.ndarray, "batch context"]:
+        """The token ids of one text or several, as OpenCLIP's tokenizer gives them."""
+        return self.tokenizer(texts)
+
+    def encode_image(self, image: AnyArray, *, normalize: bool = True) -> Float[Array, " embed"]:
+        """The feature of one image, a float array (3, height, width) from `model.preprocess`.
+
+        Of unit norm, in at least float32; with `normalize=False` the image tower's raw projection.
+        Source: OpenCLIP's `CLIP.encode_image`, which does not normalise unless told.
+        """
+        features = self.image(image)
+        return unit(features) if normalize else features
+
+    def encode_text(self, tokens: AnyArray, *, normalize: bool = True) -> Float[Array, " embed"]:
+        """The feature of one text, an integer array (context,) from `model.tokenize`.
+
+        Of unit norm, in at least float32; with `normalize=False` the text tower's raw projection.
+        Source: OpenCLIP's `CLIP.encode_text`, which does not normalise unless told.
+        """
+        features = self.text(tokens)
+        return unit(features) if normalize else features
+
+    def logits(
+        self, image_features: AnyArray, text_features: AnyArray
+    ) -> Float[Array, "*images_texts"]:
+        """Scaled cosines of unit vectors, (images, embed) and (texts, embed) to (images, texts).
+
+        `exp(logit_scale) * cosine + logit_bias`: OpenCLIP's `CLIP.get_logits`. Either side may be
+        one vector.
+        """
+        cosines = jnp.asarray(image_features) @ jnp.asarray(text_features).T
+        logits = jnp.exp(self.logit_scale.astype(cosines.dtype)) * cosines
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+
+def unit(features: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
+    """Vectors of norm one, in at least float32: `torch.nn.functional.normalize`."""
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return features / jnp.maximum(norm, 1e-12)
+
+
+def _scalar(value: Number | AnyArray) -> Float[Array, ""]:
+    # Never weakly typed: such a scalar turns strong in its first train step, which retraces it.
+    return jnp.asarray(value, dtype=value.dtype if isinstance(value, AnyArray) else jnp.float32)

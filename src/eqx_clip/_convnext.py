@@ -1,0 +1,227 @@
+"""ConvNeXt as timm builds it, with OpenCLIP's projection head."""
+
+import dataclasses
+import itertools
+from typing import Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from ._checks import check_counts, check_image, check_positive
+from ._layers import MLP, PatchConv2d, Stack, layer_norm, linear, normal, with_weight
+from ._types import AnyArray
+
+
+# timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
+TIMM_STD = 0.02
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvNeXtConfig:
+    """Sizes of a `ConvNeXt`: blocks and channels of each stage.
+
+    The tower takes images of any size; `image_size` is the one that it was trained for. `head`:
+    one linear layer, or an MLP with a hidden layer of twice `embed_dim`; both end without a bias.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    embed_dim: int
+    head: Literal["linear", "mlp"] = "linear"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        if len(self.depths) != len(self.widths):
+            raise ValueError(
+                f"`depths={self.depths}` and `widths={self.widths}` must be as many: one of each "
+                "for every stage."
+            )
+        for depth, width in zip(self.depths, self.widths, strict=True):
+            check_counts(depths=depth, widths=width, embed_dim=self.embed_dim)
+        check_positive(norm_eps=self.norm_eps)
+
+    def build(self, *, key: PRNGKeyArray) -> "ConvNeXt":
+        return ConvNeXt(self, key=key)
+
+
+class DepthwiseConv2d(eqx.Module):
+    """A convolution of each channel by itself, padded with zeros, of one channels-last map."""
+
+    weight: Float[Array, "channels 1 size size"]
+    bias: Float[Array, " channels"]
+
+    def __init__(self, channels: int, size: int, *, key: PRNGKeyArray):
+        self.weight = normal(key, (channels, 1, size, size), TIMM_STD)
+        self.bias = jnp.zeros(channels, jnp.float32)
+
+    def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:
+        y = jax.lax.platform_dependent(
+            x, self.weight, cpu=_shifted_depthwise, default=_native_depthwise
+        )
+        return y + self.bias
+
+
+def _native_depthwise(x: Array, weight: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x[None],
+        weight,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )[0]
+
+
+def _shifted_depthwise(x: Array, weight: Array) -> Array:
+    # XLA's grouped convolution is many times slower on a CPU than the sum written out, which it
+    # fuses into one loop.
+    height, width, _ = x.shape
+    size = weight.shape[-1]
+    pad = (size // 2, size // 2)
+    padded = jnp.pad(x, (pad, pad, (0, 0)))
+    y = jnp.zeros_like(x)
+    for i, j in itertools.product(range(size), repeat=2):
+        y = y + padded[i : i + height, j : j + width] * weight[:, 0, i, j]
+    return y
+
+
+class ConvNeXtBlock(eqx.Module):
+    """A depthwise convolution, then LayerNorm and MLP on each pixel, scaled and added."""
+
+    conv: DepthwiseConv2d
+    norm: eqx.nn.LayerNorm
+    mlp: MLP
+    gamma: Float[Array, " width"]
+
+    def __init__(self, width: int, norm_eps: float, *, key: PRNGKeyArray):
+        conv_key, mlp_key, up_key, down_key = jr.split(key, 4)
+        self.conv = DepthwiseConv2d(width, 7, key=conv_key)
+        self.norm = layer_norm(width, norm_eps)
+        mlp = MLP(width, 4 * width, width, activation="gelu", key=mlp_key)
+        self.mlp = eqx.tree_at(
+            lambda mlp: (mlp.up, mlp.down),
+            mlp,
+            (_timm_init(mlp.up, key=up_key), _timm_init(mlp.down, key=down_key)),
+        )
+        self.gamma = jnp.full(width, 1e-6, jnp.float32)
+
+    def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:
+        y = jax.vmap(jax.vmap(self.norm))(self.conv(x))
+        return x + jax.vmap(jax.vmap(self.mlp))(y) * self.gamma
+
+
+class Downsample(eqx.Module):
+    """LayerNorm, then a convolution that halves height and width."""
+
+    norm: eqx.nn.LayerNorm
+    conv: PatchConv2d
+
+    def __init__(self, width: int, out: int, norm_eps: float, *, key: PRNGKeyArray):
+        self.norm = layer_norm(width, norm_eps)
+        self.conv = _timm_init(PatchConv2d(width, out, (2, 2), key=key), key=key)
+
+    def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "rows columns out"]:
+        return self.conv(jax.vmap(jax.vmap(self.norm))(x))
+
+
+class Stage(eqx.Module):
+    """Blocks of one width, after a downsampling in every stage but the first."""
+
+    downsample: Downsample | None
+    stack: Stack[ConvNeXtBlock]
+
+    def __init__(
+        self, previous: int | None, width: int, depth: int, norm_eps: float, *, key: PRNGKeyArray
+    ):
+        down_key, stack_key = jr.split(key)
+        self.downsample = (
+            None if previous is None else Downsample(previous, width, norm_eps, key=down_key)
+        )
+        self.stack = Stack(
+            lambda key: ConvNeXtBlock(width, norm_eps, key=key), depth, key=stack_key
+        )
+
+    def before(self, x: Float[Array, "height width c"]) -> Float[Array, "rows columns out"]:
+        """What the first block of this stage is given."""
+        return x if self.downsample is None else self.downsample(x)
+
+
+class ConvNeXt(eqx.Module):
+    """Maps one image to one vector: `open_clip.timm_model.TimmModel` around timm's ConvNeXt."""
+
+    stem: PatchConv2d
+    stem_norm: eqx.nn.LayerNorm
+    stages: tuple[Stage, ...]
+    norm: eqx.nn.LayerNorm
+    head: eqx.nn.Linear | MLP
+    config: ConvNeXtConfig = eqx.field(static=True)
+
+    def __init__(self, config: ConvNeXtConfig, *, key: PRNGKeyArray):
+        """Initialised as OpenCLIP does: timm's trunk (normal 0.02, gamma 1e-6), PyTorch's head."""
+        stem_key, stages_key, head_key = jr.split(key, 3)
+        widths, eps = config.widths, config.norm_eps
+        self.stem = _timm_init(PatchConv2d(3, widths[0], (4, 4), key=stem_key), key=stem_key)
+        self.stem_norm = layer_norm(widths[0], eps)
+        sizes = zip((None, *widths), widths, config.depths, strict=False)
+        keys = jr.split(stages_key, len(widths))
+        self.stages = tuple(
+            Stage(*size, eps, key=stage_key) for size, stage_key in zip(sizes, keys, strict=True)
+        )
+        self.norm = layer_norm(widths[-1], eps)
+        self.head = _make_head(config, head_key)
+        self.config = config
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def __call__(self, image: AnyArray) -> Float[Array, " embed"]:
+        """The un-normalised projection of one image, a float array (3, height, width).
+
+        Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last
+        and for pixels that are not normalised yet.
+        """
+        return self.head(self.norm(jnp.mean(self._trunk(image), axis=(0, 1))))
+
+    def features(self, image: AnyArray) -> Float[Array, "width rows columns"]:
+        """The last feature map before pooling, channels first: timm's `forward_features`."""
+        return self._trunk(image).transpose(2, 0, 1)
+
+    def intermediates(
+        self, image: AnyArray
+    ) -> tuple[Float[Array, "depth width rows columns"], ...]:
+        """Each block's output, one array a stage, channels first."""
+        x, outputs = self._embed(image), []
+        for stage in self.stages:
+            outputs.append(stage.stack.intermediates(stage.before(x)))
+            x = outputs[-1][-1]
+        return tuple(y.transpose(0, 3, 1, 2) for y in outputs)
+
+    def _trunk(self, image: AnyArray) -> Float[Array, "rows columns width"]:
+        x = self._embed(image)
+        for stage in self.stages:
+            x = stage.stack(stage.before(x))
+        return x
+
+    def _embed(self, image: AnyArray) -> Float[Array, "rows columns width"]:
+        image = check_image(image, None).astype(self.stem.weight.dtype)
+        return jax.vmap(jax.vmap(self.stem_norm))(self.stem(image.transpose(1, 2, 0)))
+
+
+def _make_head(config: ConvNeXtConfig, key: PRNGKeyArray) -> eqx.nn.Linear | MLP:
+    width, embed = config.widths[-1], config.embed_dim
+    if config.head == "linear":
+        return linear(width, embed, use_bias=False, key=key)
+    return MLP(width, 2 * embed, embed, activation="gelu", use_final_bias=False, key=key)
+
+
+LayerT = TypeVar("LayerT", eqx.nn.Linear, PatchConv2d)
+
+
+def _timm_init(layer: LayerT, *, key: PRNGKeyArray) -> LayerT:
+    return with_weight(layer, normal(key, layer.weight.shape, TIMM_STD))

@@ -1,0 +1,115 @@
+"""Whatever a user calls an image, as an RGB PIL image."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from PIL import Image, UnidentifiedImageError
+
+from ._types import AnyArray, ImageLike
+
+
+def to_rgb(image: ImageLike) -> Image.Image:
+    """The RGB PIL image of a PIL image, a path, encoded bytes or a uint8 array.
+
+    Arrays are (height, width) or (height, width, channels) with 1, 3 or 4 channels, NumPy or JAX.
+    Conversion is Pillow's `convert("RGB")`, before anything else, as in OpenCLIP's webdataset
+    pipeline: an alpha channel is dropped, a palette is looked up, 16 bits are clipped to 8, and
+    EXIF orientation is not applied. Of an animation it is the current frame, in a file the first.
+
+    Raises `ValueError` for what is not one whole image, and `OSError` (`FileNotFoundError` and its
+    kin) for a file that cannot be opened. The argument may be returned: do not write to the result.
+    """
+    if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ValueError(f"The PIL image has no pixels: its (width, height) is {image.size}.")
+        with _explained(f"The PIL image {getattr(image, 'filename', '')!r}"):
+            return _converted(image)
+    if isinstance(image, bytes):
+        return _read(io.BytesIO(image), f"The byte string of length {len(image)}")
+    if isinstance(image, str | os.PathLike):
+        path = os.fspath(image)
+        if "://" in path or path.startswith("data:"):
+            raise ValueError(
+                f"{path[:80]!r} is a URL and nothing is fetched here: download it and pass the "
+                "bytes or the path of a local file."
+            )
+        with open(path, "rb") as stream:  # not by Pillow: an OSError then always means the file
+            return _read(stream, f"The file {path!r}")
+    if isinstance(image, AnyArray):
+        return _converted(Image.fromarray(_checked(image)))
+    raise ValueError(
+        "Expected one image: a PIL image, a path, encoded bytes, or a uint8 array (height, width) "
+        f"or (height, width, channels); got {type(image).__name__}."
+    )
+
+
+def _read(stream: io.BytesIO | io.BufferedReader, what: str) -> Image.Image:
+    with _explained(what), Image.open(stream) as image:
+        return _converted(image)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    image.load()  # a lazily opened file is decoded here, where the error can be explained
+    if "transparency" in image.info:
+        # RGB has no transparency, so the pixels do not depend on it, but Pillow would warn.
+        image = image.copy()
+        del image.info["transparency"]
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns each of Pillow's many errors for undecodable data into a `ValueError` about `what`."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{what} is too large to decode safely: {error} If you trust it, raise the limit: "
+            "PIL.Image.MAX_IMAGE_PIXELS = ..."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{what} is not an image that Pillow can identify: expected an encoded image, such as "
+            "JPEG, PNG or WebP. Check what it holds (a web page? nothing?), or skip it."
+        ) from error
+    except MemoryError:
+        raise
+    # Fuzzed files raise OSError, SyntaxError, ValueError and RuntimeError: there is no common base.
+    except Exception as error:
+        raise ValueError(
+            f"{what} cannot be decoded ({error}): expected one whole image, and this one may be "
+            "truncated or damaged. Write or download it again, or skip it."
+        ) from error
+
+
+def _checked(array: AnyArray) -> np.ndarray:
+    """A uint8 array (height, width) or (height, width, 3 or 4), or a `ValueError`."""
+    if isinstance(array, Tracer):
+        raise ValueError(
+            "Images are resized by Pillow, outside jax.jit, jax.vmap and the like: prepare the "
+            "pixels first. `normalize` works inside."
+        )
+    got = f"got {array.dtype} {array.shape}"
+    if array.ndim == 4:
+        raise ValueError(f"One image at a time, {got}: [transform(image) for image in images].")
+    if array.dtype != np.uint8:
+        remedy = "If its values are from 0 to 1: (255 * x).round().astype(np.uint8)."
+        if not jnp.issubdtype(array.dtype, np.floating):
+            remedy = "If its values are from 0 to 255: x.astype(np.uint8)."
+        raise ValueError(f"An image array is uint8, {got}. {remedy}")
+    channels_last = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if not channels_last:
+        planes = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        remedy = " The channels come last: x.transpose(1, 2, 0)." if planes else ""
+        raise ValueError(
+            f"An image array is (height, width) or (height, width, 1, 3 or 4), {got}.{remedy}"
+        )
+    if array.size == 0:
+        raise ValueError(f"The image array has no pixels, {got}.")
+    array = np.asarray(array)
+    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array

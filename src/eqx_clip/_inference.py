@@ -1,0 +1,88 @@
+"""Raw images and texts in, probabilities out."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import DTypeLike, Float
+from PIL import Image
+
+from ._encode import encode_images, encode_texts
+from ._load import create, load
+from ._types import AnyArray, ImageLike, Number, TextLike
+
+
+class CLIPInference:
+    """Compares raw images with raw texts.
+
+    ```python
+    clip = CLIPInference("vit-base-patch32", "laion2b-s34b-b79k")
+    per_image, per_text = clip(Image.open("CLIP.png"), ["a diagram", "a dog", "a cat"])
+    ```
+
+    `clip.model` is the `CLIP` model.
+    """
+
+    def __init__(
+        self,
+        model_name: str | os.PathLike[str],
+        pretrained: str | bool = True,
+        *,
+        softmax_temp: Number | Literal["learned"] | None = "learned",
+        dtype: DTypeLike = jnp.float32,
+    ):
+        """**Arguments:**
+
+        - `model_name`: what `eqx_clip.load` takes: a registered name, a folder, `"hf-hub:..."`.
+        - `pretrained`: a tag; True for the model's last listed, or the folder's weights; False for
+          random weights, with a warning.
+        - `softmax_temp`: what multiplies the cosines before the softmax. By default the learned
+          temperature, which the checkpoint holds; None for plain cosines.
+        - `dtype`: what to store and compute with.
+
+        Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is no number.
+        """
+        if not (softmax_temp in ("learned", None) or isinstance(softmax_temp, Number)):
+            raise ValueError(
+                f"`softmax_temp` must be a number, None or 'learned'; got {softmax_temp!r}."
+            )
+        if pretrained is False:
+            warnings.warn(
+                f"{model_name!r} has random weights, since `pretrained=False`.", stacklevel=2
+            )
+            self.model = create(os.fspath(model_name), key=jax.random.key(0), dtype=dtype)
+        else:
+            self.model = load(model_name, None if pretrained is True else pretrained, dtype=dtype)
+        self.softmax_temp = softmax_temp
+
+    def __call__(
+        self, image: ImageLike | Sequence[ImageLike], text: TextLike
+    ) -> tuple[Float[Array, "images texts"], Float[Array, "texts images"]]:
+        """How well images and texts match: for each image over the texts, and the other way round.
+
+        `image`: a PIL image, path, encoded bytes or uint8 array, or a list of them. `text`: a
+        string or a list. Rows of both results sum to one, or hold cosines if `softmax_temp=None`.
+        """
+        pixels = np.stack([self.model.preprocess(image) for image in _listed(image)])
+        image_features = encode_images(self.model, pixels)
+        text_features = encode_texts(self.model, self.model.tokenize(text))
+        cosines = jnp.asarray(image_features) @ text_features.T
+        if self.softmax_temp is None:
+            return cosines, cosines.T
+        scale = self._learned if self.softmax_temp == "learned" else self.softmax_temp
+        return jax.nn.softmax(scale * cosines, axis=1), jax.nn.softmax(scale * cosines.T, axis=1)
+
+    @property
+    def _learned(self) -> Float[Array, ""]:
+        return jnp.exp(self.model.logit_scale.astype(jnp.float32))
+
+
+def _listed(image: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    if isinstance(image, Image.Image | str | bytes | os.PathLike | AnyArray):
+        return [image]
+    return list(image)

@@ -1,0 +1,245 @@
+"""What the towers are built of: convolution, attention, MLP, block, and a stack of blocks."""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Generic, Literal, Protocol, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+
+Activation = Literal["gelu", "quick_gelu"]
+
+
+def gelu(x: Array) -> Array:
+    """The exact, error-function GELU (`jax.nn.gelu` is the tanh approximation by default)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: Array) -> Array:
+    """`x * sigmoid(1.702 x)`, the activation of OpenAI's and some later checkpoints."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
+
+
+def normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float) -> Array:
+    """Float32 whatever JAX's default is, so that a seed means the same model in 64-bit mode."""
+    return std * jr.normal(key, shape, jnp.float32)
+
+
+def uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
+    """Float32 between -`bound` and `bound`."""
+    return jr.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
+
+
+def linear(width: int, out: int, *, use_bias: bool = True, key: PRNGKeyArray) -> eqx.nn.Linear:
+    """A linear layer, initialised as PyTorch does."""
+    return eqx.nn.Linear(width, out, use_bias=use_bias, dtype=jnp.float32, key=key)
+
+
+def layer_norm(width: int, eps: float = 1e-5) -> eqx.nn.LayerNorm:
+    return eqx.nn.LayerNorm(width, eps=eps, dtype=jnp.float32)
+
+
+class PatchConv2d(eqx.Module):
+    """A convolution over patches that do not overlap: the stride is the size of the kernel.
+
+    Maps one channels-last feature map; the weight has PyTorch's layout (OIHW). Rows and columns
+    beyond the last whole patch are not seen. Initialised as PyTorch does.
+    """
+
+    weight: Float[Array, "out in kernel_height kernel_width"]
+    bias: Float[Array, " out"] | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        patch_size: tuple[int, int],
+        *,
+        use_bias: bool = True,
+        key: PRNGKeyArray,
+    ):
+        weight_key, bias_key = jr.split(key)
+        bound = (in_channels * math.prod(patch_size)) ** -0.5
+        self.weight = uniform(weight_key, (out_channels, in_channels, *patch_size), bound)
+        self.bias = uniform(bias_key, (out_channels,), bound) if use_bias else None
+
+    def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
+        y = jax.lax.conv_general_dilated(
+            x[None],
+            self.weight,
+            window_strides=self.weight.shape[2:],
+            padding="VALID",
+            dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        )[0]
+        return y if self.bias is None else y + self.bias
+
+
+LayerT = TypeVar("LayerT", eqx.nn.Linear, PatchConv2d)
+
+
+def with_weight(layer: LayerT, weight: Array) -> LayerT:
+    """`layer` with this weight, and zeros for its bias."""
+    return eqx.tree_at(
+        lambda layer: (layer.weight, layer.bias),
+        layer,
+        (weight, jnp.zeros(weight.shape[0], weight.dtype)),
+    )
+
+
+class Attention(eqx.Module):
+    """Multi-head self-attention with one projection for queries, keys and values.
+
+    Initialised as PyTorch's `MultiheadAttention`: a Xavier-uniform `qkv`, zero biases.
+    """
+
+    qkv: eqx.nn.Linear
+    out: eqx.nn.Linear
+    num_heads: int = eqx.field(static=True)
+    causal: bool = eqx.field(static=True)
+
+    def __init__(self, width: int, num_heads: int, *, causal: bool, key: PRNGKeyArray):
+        qkv_key, out_key = jr.split(key)
+        bound = math.sqrt(6 / (width + 3 * width))
+        self.qkv = with_weight(
+            linear(width, 3 * width, key=qkv_key), uniform(qkv_key, (3 * width, width), bound)
+        )
+        out = linear(width, width, key=out_key)
+        self.out = with_weight(out, out.weight)
+        self.num_heads, self.causal = num_heads, causal
+
+    def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+        tokens, width = x.shape
+        qkv = jax.vmap(self.qkv)(x).reshape(tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+        y = _attend(q, k, v, causal=self.causal)
+        return jax.vmap(self.out)(y.reshape(tokens, width))
+
+
+def _attend(
+    q: Float[Array, "tokens heads size"],
+    k: Float[Array, "tokens heads size"],
+    v: Float[Array, "tokens heads size"],
+    *,
+    causal: bool,
+) -> Float[Array, "tokens heads size"]:
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+    # JAX's function takes the softmax of float64 in float32.
+    scores = jnp.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
+    if causal:
+        scores = jnp.where(jnp.tri(q.shape[0], dtype=bool), scores, -jnp.inf)
+    return jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores), v)
+
+
+class MLP(eqx.Module):
+    """Two linear layers around an activation."""
+
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        out: int,
+        *,
+        activation: Activation,
+        use_final_bias: bool = True,
+        key: PRNGKeyArray,
+    ):
+        up_key, down_key = jr.split(key)
+        self.up = linear(width, hidden, key=up_key)
+        self.down = linear(hidden, out, use_bias=use_final_bias, key=down_key)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, " width"]) -> Float[Array, " out"]:
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class Block(eqx.Module):
+    """A pre-norm transformer block: OpenCLIP's `ResidualAttentionBlock`."""
+
+    ln_1: eqx.nn.LayerNorm
+    attn: Attention
+    ln_2: eqx.nn.LayerNorm
+    mlp: MLP
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        *,
+        activation: Activation,
+        causal: bool,
+        key: PRNGKeyArray,
+    ):
+        attn_key, mlp_key = jr.split(key)
+        self.ln_1 = layer_norm(width)
+        self.attn = Attention(width, num_heads, causal=causal, key=attn_key)
+        self.ln_2 = layer_norm(width)
+        self.mlp = MLP(width, mlp_width, width, activation=activation, key=mlp_key)
+
+    def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+        x = x + self.attn(jax.vmap(self.ln_1)(x))
+        return x + jax.vmap(self.mlp)(jax.vmap(self.ln_2)(x))
+
+
+class ShapePreserving(Protocol):
+    def __call__(self, x: Array, /) -> Array: ...
+
+
+BlockT = TypeVar("BlockT", bound=ShapePreserving)
+
+
+class Stack(eqx.Module, Generic[BlockT]):
+    """Equal blocks as one block whose arrays have a leading depth axis, applied by `lax.scan`.
+
+    Compile time and program size do not grow with depth. `stack[3]` is the fourth block,
+    `stack[-6:]` a stack of the last six, `len(stack)` the depth.
+    """
+
+    block: BlockT
+
+    def __init__(self, make: Callable[[PRNGKeyArray], BlockT], depth: int, *, key: PRNGKeyArray):
+        self.block = eqx.filter_vmap(make)(jr.split(key, depth))
+
+    def __len__(self) -> int:
+        return jax.tree.leaves(self.block)[0].shape[0]
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            part = jax.tree.map(lambda leaf: leaf[index], self.block)
+            return eqx.tree_at(lambda stack: stack.block, self, part)
+        i, depth = operator.index(index), len(self)
+        if not -depth <= i < depth:
+            raise IndexError(f"A stack of {depth} blocks has no block {i}.")
+        return jax.tree.map(lambda leaf: leaf[i], self.block)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The last block's output."""
+        return _scan(self.block, x, keep_all=False)[0]
+
+    def intermediates(self, x: Float[Array, "..."]) -> Float[Array, "depth ..."]:
+        """Every block's output."""
+        return _scan(self.block, x, keep_all=True)[1]
+
+
+# Compiled here, since an eager `lax.scan` has a new body at each call and compiles anew each time.
+@eqx.filter_jit
+def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
+    def step(x, block):
+        y = block(x)
+        return y, y if keep_all else None
+
+    return jax.lax.scan(step, x, block)

@@ -1,0 +1,142 @@
+"""The known architectures, as data, and the names they go by."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from ._checks import did_you_mean
+from ._clip import CLIPConfig
+from ._convnext import ConvNeXtConfig
+from ._preprocess import Preprocess
+from ._text import TextConfig
+from ._vision import ViTConfig
+
+
+def _vit(
+    patch_size: int, image: tuple[int, int], text: tuple[int, int], *, head_width: int = 64
+) -> CLIPConfig:
+    """A model of a vision transformer and a text transformer, each (width, depth).
+
+    The embedding is as wide as the text tower, in every model of OpenCLIP's listed here.
+    """
+    (width, depth), (text_width, text_depth) = image, text
+    return CLIPConfig(
+        image=ViTConfig(
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            num_heads=width // head_width,
+            embed_dim=text_width,
+        ),
+        text=_text(text_width, text_depth, min(head_width, 64)),
+        preprocess=Preprocess(image_size=224),
+    )
+
+
+def _convnext(
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    text: tuple[int, int],
+    *,
+    image_size: int,
+    head: Literal["linear", "mlp"] = "linear",
+) -> CLIPConfig:
+    embed_dim, text_depth = text
+    return CLIPConfig(
+        image=ConvNeXtConfig(
+            image_size=image_size, depths=depths, widths=widths, embed_dim=embed_dim, head=head
+        ),
+        text=_text(embed_dim, text_depth, 64),
+        preprocess=Preprocess(image_size=image_size),
+    )
+
+
+def _text(width: int, depth: int, head_width: int) -> TextConfig:
+    return TextConfig(width=width, depth=depth, num_heads=width // head_width, embed_dim=width)
+
+
+_BASE = ((3, 3, 27, 3), (128, 256, 512, 1024))
+_LARGE = ((3, 3, 27, 3), (192, 384, 768, 1536))
+
+MODELS: Mapping[str, CLIPConfig] = {
+    "convnext-base-w": _convnext(*_BASE, text=(640, 12), image_size=256),
+    "convnext-base": _convnext(*_BASE, text=(512, 12), image_size=224),
+    "convnext-large-d": _convnext(*_LARGE, text=(768, 16), image_size=256, head="mlp"),
+    "vit-base-patch16": _vit(16, (768, 12), (512, 12)),
+    "vit-base-patch32": _vit(32, (768, 12), (512, 12)),
+    "vit-huge-patch14": _vit(14, (1280, 32), (1024, 24), head_width=80),
+    "vit-huge-patch16": _vit(16, (1280, 32), (1024, 24), head_width=80),
+    "vit-large-patch14": _vit(14, (1024, 24), (768, 12)),
+    "vit-large-patch16": _vit(16, (1024, 24), (768, 12)),
+    "vit-nano-patch32": _vit(32, (64, 2), (64, 2), head_width=16),
+    "vit-small-patch16": _vit(16, (384, 12), (384, 12)),
+    "vit-small-patch32": _vit(32, (384, 12), (384, 12)),
+}
+
+
+class Alias(NamedTuple):
+    """Another spelling of a model: its name here, and what that spelling changes."""
+
+    model: str
+    quick_gelu: bool = False
+    image_size: int | None = None
+
+
+ALIASES: Mapping[str, Alias] = {
+    "ViT-S-32": Alias("vit-small-patch32"),
+    "ViT-S-16": Alias("vit-small-patch16"),
+    "ViT-B-32": Alias("vit-base-patch32"),
+    "ViT-B-32-quickgelu": Alias("vit-base-patch32", quick_gelu=True),
+    "ViT-B-16": Alias("vit-base-patch16"),
+    "ViT-B-16-quickgelu": Alias("vit-base-patch16", quick_gelu=True),
+    "ViT-L-16": Alias("vit-large-patch16"),
+    "ViT-L-14": Alias("vit-large-patch14"),
+    "ViT-L-14-quickgelu": Alias("vit-large-patch14", quick_gelu=True),
+    "ViT-H-16": Alias("vit-huge-patch16"),
+    "ViT-H-14": Alias("vit-huge-patch14"),
+    "ViT-H-14-quickgelu": Alias("vit-huge-patch14", quick_gelu=True),
+    "convnext_base": Alias("convnext-base"),
+    "convnext_base_w": Alias("convnext-base-w"),
+    "convnext_base_w_320": Alias("convnext-base-w", image_size=320),
+    "convnext_large_d": Alias("convnext-large-d"),
+    "convnext_large_d_320": Alias("convnext-large-d", image_size=320),
+    "vit-eps-patch32": Alias("vit-nano-patch32"),  # the predecessor's code; its README says nano
+}
+
+
+def normalized(name: str) -> str:
+    """One spelling for ours and OpenCLIP's: `ViT-B/32` and `vit_b_32` are `vit-b-32`."""
+    return name.strip().lower().replace("/", "-").replace("_", "-")
+
+
+_BY_NAME = {
+    **{normalized(name): Alias(name) for name in MODELS},
+    **{normalized(name): alias for name, alias in ALIASES.items()},
+}
+
+
+def is_model(name: str) -> bool:
+    """Whether `name`, ours or OpenCLIP's, is a known model."""
+    return normalized(name) in _BY_NAME
+
+
+def find_model(name: str) -> Alias:
+    """What `name`, ours or OpenCLIP's, stands for. Raises `ValueError` with the nearest name."""
+    alias = _BY_NAME.get(normalized(name))
+    if alias is None:
+        raise ValueError(
+            f"Unknown model {name!r}.{did_you_mean(name, (*MODELS, *ALIASES))} "
+            f"Models: {', '.join(MODELS)}."
+        )
+    return alias
+
+
+def model_config(name: str) -> CLIPConfig:
+    """The configuration that `name`, ours or OpenCLIP's, stands for."""
+    alias = find_model(name)
+    config = MODELS[alias.model].resize(alias.image_size)
+    return config.with_quick_gelu() if alias.quick_gelu else config
+
+
+def list_models() -> tuple[str, ...]:
+    """The name of every architecture, with or without weights."""
+    return tuple(MODELS)

@@ -1,0 +1,120 @@
+"""OpenCLIP's text transformer."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import Array
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from ._checks import check_counts, check_heads, check_positive, check_tokens
+from ._layers import Activation, Block, Stack, layer_norm, normal
+from ._types import AnyArray, Number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Sizes of a `TextTransformer`."""
+
+    context_length: int = 77
+    vocab_size: int = 49408
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: Number = 4.0
+    embed_dim: int
+    activation: Activation = "gelu"
+
+    def __post_init__(self):
+        names = ("context_length", "vocab_size", "width", "depth", "num_heads", "embed_dim")
+        check_counts(**{name: getattr(self, name) for name in names})
+        check_positive(mlp_ratio=self.mlp_ratio)
+        check_heads(self.width, self.num_heads)
+
+    def build(self, *, key: PRNGKeyArray) -> "TextTransformer":
+        return TextTransformer(self, key=key)
+
+
+class TextTransformer(eqx.Module):
+    """Maps one row of token ids to one vector: `open_clip.transformer.TextTransformer`.
+
+    Attention is causal, and the feature is read at the highest id, the end-of-text token.
+    """
+
+    token_embedding: Float[Array, "vocab width"]
+    positional_embedding: Float[Array, "context width"]
+    stack: Stack[Block]
+    ln_final: eqx.nn.LayerNorm
+    proj: Float[Array, "width embed"]
+    config: TextConfig = eqx.field(static=True)
+
+    def __init__(self, config: TextConfig, *, key: PRNGKeyArray):
+        """Initialised as OpenCLIP does (`TextTransformer.init_parameters`)."""
+        token_key, position_key, stack_key, proj_key = jr.split(key, 4)
+        width = config.width
+        self.token_embedding = normal(token_key, (config.vocab_size, width), 0.02)
+        self.positional_embedding = normal(position_key, (config.context_length, width), 0.01)
+        self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
+        self.ln_final = layer_norm(width)
+        self.proj = normal(proj_key, (width, config.embed_dim), width**-0.5)
+        self.config = config
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def __call__(self, tokens: AnyArray) -> Float[Array, " embed"]:
+        """The un-normalised projection of one row of token ids, an integer array (context,).
+
+        A row may be shorter than the model's context. Raises `ValueError` for a batch, for
+        floats, for a longer row, and for ids outside the vocabulary where `tokens` is a NumPy
+        array; inside `jax.jit` such ids give NaN.
+        """
+        tokens = self._check(tokens)
+        return self.ln_final(self.stack(self._embed(tokens))[jnp.argmax(tokens)]) @ self.proj
+
+    def features(self, tokens: AnyArray) -> Float[Array, "tokens width"]:
+        """The tokens before pooling, after the final LayerNorm: OpenCLIP's `output_tokens`."""
+        return jax.vmap(self.ln_final)(self.stack(self._embed(self._check(tokens))))
+
+    def intermediates(self, tokens: AnyArray) -> Float[Array, "depth tokens width"]:
+        """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
+        return self.stack.intermediates(self._embed(self._check(tokens)))
+
+    def _check(self, tokens: AnyArray) -> Int[Array, " tokens"]:
+        return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
+
+    def _embed(self, tokens: Int[Array, " tokens"]) -> Float[Array, "tokens width"]:
+        embedded = jnp.take(self.token_embedding, tokens, axis=0, mode="fill")
+        return embedded + self.positional_embedding[: tokens.shape[0]]
+
+
+def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
+    block_key, qkv_key, out_key, up_key, down_key = jr.split(key, 5)
+    width, mlp_width = config.width, int(config.width * config.mlp_ratio)
+    block = Block(
+        width,
+        config.num_heads,
+        mlp_width,
+        activation=config.activation,
+        causal=True,
+        key=block_key,
+    )
+    residual_std = width**-0.5 * (2 * config.depth) ** -0.5
+    return eqx.tree_at(
+        lambda block: (
+            block.attn.qkv.weight,
+            block.attn.out.weight,
+            block.mlp.up.weight,
+            block.mlp.down.weight,
+        ),
+        block,
+        (
+            normal(qkv_key, (3 * width, width), width**-0.5),
+            normal(out_key, (width, width), residual_std),
+            normal(up_key, (mlp_width, width), (2 * width) ** -0.5),
+            normal(down_key, (width, mlp_width), residual_std),
+        ),
+    )

@@ -1,0 +1,126 @@
+"""OpenCLIP's vision transformer."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from ._checks import check_counts, check_heads, check_image, check_positive
+from ._layers import Activation, Block, PatchConv2d, Stack, layer_norm, normal
+from ._types import AnyArray, Number
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a size given as a pair or as one number for a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Sizes of a `VisionTransformer`. `image_size` and `patch_size`: pixels, or (height, width)."""
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int | tuple[int, int]
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: Number = 4.0
+    embed_dim: int
+    activation: Activation = "gelu"
+
+    def __post_init__(self):
+        for side in (*pair(self.image_size), *pair(self.patch_size)):
+            check_counts(**{"image_size and patch_size": side})
+        names = ("width", "depth", "num_heads", "embed_dim")
+        check_counts(**{name: getattr(self, name) for name in names})
+        check_positive(mlp_ratio=self.mlp_ratio)
+        check_heads(self.width, self.num_heads)
+        if math.prod(self.grid) == 0:
+            raise ValueError(
+                f"`image_size={self.image_size}` must hold at least one patch of "
+                f"`patch_size={self.patch_size}`."
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; pixels beyond the last whole patch are not seen."""
+        (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
+        return height // patch_height, width // patch_width
+
+    def build(self, *, key: PRNGKeyArray) -> "VisionTransformer":
+        return VisionTransformer(self, key=key)
+
+
+class VisionTransformer(eqx.Module):
+    """Maps one image to one vector: `open_clip.transformer.VisionTransformer`.
+
+    The class token comes first, then the patches row by row.
+    """
+
+    patch: PatchConv2d
+    class_embedding: Float[Array, " width"]
+    positional_embedding: Float[Array, "tokens width"]
+    ln_pre: eqx.nn.LayerNorm
+    stack: Stack[Block]
+    ln_post: eqx.nn.LayerNorm
+    proj: Float[Array, "width embed"]
+    config: ViTConfig = eqx.field(static=True)
+
+    def __init__(self, config: ViTConfig, *, key: PRNGKeyArray):
+        """Initialised as OpenCLIP does: PyTorch's defaults, and 1/sqrt(width) for embeddings."""
+        patch_key, class_key, position_key, stack_key, proj_key = jr.split(key, 5)
+        width, patch_size = config.width, pair(config.patch_size)
+        tokens, scale = 1 + math.prod(config.grid), config.width**-0.5
+        self.patch = PatchConv2d(3, width, patch_size, use_bias=False, key=patch_key)
+        self.class_embedding = normal(class_key, (width,), scale)
+        self.positional_embedding = normal(position_key, (tokens, width), scale)
+        self.ln_pre = layer_norm(width)
+        self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
+        self.ln_post = layer_norm(width)
+        self.proj = normal(proj_key, (width, config.embed_dim), scale)
+        self.config = config
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def __call__(self, image: AnyArray) -> Float[Array, " embed"]:
+        """The un-normalised projection of one image, a float array (3, height, width).
+
+        Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last,
+        for another size and for pixels that are not normalised yet.
+        """
+        return self.ln_post(self.stack(self._embed(image))[0]) @ self.proj
+
+    def features(self, image: AnyArray) -> Float[Array, "tokens width"]:
+        """The tokens before pooling, after the final LayerNorm: the class token, then the patches.
+
+        OpenCLIP's `output_tokens`, with the class token in front.
+        """
+        return jax.vmap(self.ln_post)(self.stack(self._embed(image)))
+
+    def intermediates(self, image: AnyArray) -> Float[Array, "depth tokens width"]:
+        """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
+        return self.stack.intermediates(self._embed(image))
+
+    def _embed(self, image: AnyArray) -> Float[Array, "tokens width"]:
+        image = check_image(image, pair(self.config.image_size)).astype(self.patch.weight.dtype)
+        patches = self.patch(image.transpose(1, 2, 0)).reshape(-1, self.config.width)
+        x = jnp.concatenate([self.class_embedding[None], patches]) + self.positional_embedding
+        return jax.vmap(self.ln_pre)(x)
+
+
+def _make_block(config: ViTConfig, key: PRNGKeyArray) -> Block:
+    return Block(
+        config.width,
+        config.num_heads,
+        int(config.width * config.mlp_ratio),
+        activation=config.activation,
+        causal=False,
+        key=key,
+    )

@@ -1,0 +1,74 @@
+"""Learning rates by step, as OpenCLIP sets them.
+
+All begin with a linear warmup, which gives step `i`, counted from 0, the rate
+`warmup_init + (learning_rate - warmup_init) * (i + 1) / warmup_steps`; OpenCLIP's `warmup_init` is
+0. Each returns an `optax.Schedule`. Source: `open_clip_train.scheduler`.
+"""
+
+import optax
+
+from .._types import Number
+
+
+def cosine_schedule(
+    learning_rate: Number, *, total_steps: int, warmup_steps: int = 0, warmup_init: Number = 0.0
+) -> optax.Schedule:
+    """After the warmup half a cosine wave, down to 0 at `total_steps`.
+
+    Raises `ValueError` if the warmup is as long as the training.
+    """
+    _check_steps("warmup_steps", warmup_steps, total_steps)
+    decay = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps)
+    return _with_warmup(decay, learning_rate, warmup_steps, warmup_init)
+
+
+def constant_schedule(
+    learning_rate: Number, *, warmup_steps: int = 0, warmup_init: Number = 0.0
+) -> optax.Schedule:
+    """After the warmup the same rate for ever."""
+    constant = optax.constant_schedule(learning_rate)
+    return _with_warmup(constant, learning_rate, warmup_steps, warmup_init)
+
+
+def cooldown_schedule(
+    learning_rate: Number,
+    *,
+    total_steps: int,
+    cooldown_steps: int,
+    cooldown_power: Number = 1.0,
+    cooldown_end: Number = 0.0,
+    warmup_steps: int = 0,
+    warmup_init: Number = 0.0,
+) -> optax.Schedule:
+    """After the warmup the same rate, then `cooldown_steps` down to `cooldown_end`.
+
+    The descent is linear, or a polynomial of degree `cooldown_power`. Raises `ValueError` if
+    warmup and cooldown do not fit into the training.
+    """
+    _check_steps("warmup_steps + cooldown_steps", warmup_steps + cooldown_steps, total_steps + 1)
+    after_warmup = optax.polynomial_schedule(
+        learning_rate,
+        cooldown_end,
+        cooldown_power,
+        transition_steps=cooldown_steps,
+        transition_begin=total_steps - cooldown_steps - warmup_steps,
+    )
+    return _with_warmup(after_warmup, learning_rate, warmup_steps, warmup_init)
+
+
+def _with_warmup(
+    schedule: optax.Schedule, learning_rate: Number, steps: int, init: float
+) -> optax.Schedule:
+    if steps == 0:
+        return schedule
+    warmup = optax.linear_schedule(init, learning_rate, steps)
+    return optax.join_schedules([lambda step: warmup(step + 1), schedule], [steps])
+
+
+def _check_steps(name: str, steps: int, total_steps: int) -> None:
+    if steps >= total_steps:
+        raise ValueError(
+            f"`{name}={steps}` must be less than `total_steps={total_steps}`: the rate would "
+            "never reach its full height. Shorten the warmup; OpenCLIP's default, 10,000 steps, "
+            "is for runs of hundreds of thousands."
+        )

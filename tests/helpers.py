@@ -1,0 +1,96 @@
+"""Small models and what several tests ask of models."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import eqx_clip
+from eqx_clip import CLIPConfig
+from eqx_clip._openclip_config import config_from_open_clip
+
+
+# A model of each kind of tower in OpenCLIP's format, small but with unequal sizes everywhere.
+TINY_VIT = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": [48, 32],
+        "layers": 3,
+        "width": 40,
+        "head_width": 10,
+        "patch_size": 8,
+        "mlp_ratio": 3.3,
+    },
+    "text_cfg": {
+        "context_length": 13,
+        "vocab_size": 49408,
+        "width": 36,
+        "heads": 3,
+        "layers": 2,
+        "mlp_ratio": 2.5,
+    },
+}
+TINY_CONVNEXT = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "timm_model_name": "convnext_tiny",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "mlp",
+        "timm_drop": 0.0,
+        "timm_drop_path": 0.1,
+        "image_size": 64,
+    },
+    "text_cfg": TINY_VIT["text_cfg"],
+}
+
+
+def random_model(config: CLIPConfig, seed: int = 0) -> eqx_clip.CLIP:
+    """A model with noise on every leaf: no zero bias, unit gain or small gamma hides an error.
+
+    NumPy makes the noise, since JAX takes seconds to compile its own for so many shapes.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        gain = jax.tree_util.keystr(path).endswith(("ln_1.weight", "ln_2.weight", "norm.weight"))
+        noise = 0.05 * rng.standard_normal(leaf.shape, dtype=np.float32)
+        return jnp.asarray(noise + 1 if gain else noise)
+
+    skeleton = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+    model = jax.tree_util.tree_map_with_path(fill, skeleton)
+    return eqx.tree_at(lambda model: model.logit_scale, model, jnp.asarray(2.7, jnp.float32))
+
+
+def tiny(config=None, *, seed: int = 0) -> eqx_clip.CLIP:
+    """A small random model of a configuration in OpenCLIP's format."""
+    return random_model(config_from_open_clip(TINY_VIT if config is None else config), seed)
+
+
+def images_for(model: eqx_clip.CLIP, batch: int, seed: int = 0) -> np.ndarray:
+    """Random preprocessed images, float32 (batch, 3, height, width)."""
+    size = (model.preprocess.height, model.preprocess.width)
+    return np.random.default_rng(seed).standard_normal((batch, 3, *size), dtype=np.float32)
+
+
+@eqx.filter_jit
+def features(model: eqx_clip.CLIP, images, tokens):
+    """Unit image features, unit text features and logits of two batches."""
+    image_features = jax.vmap(model.encode_image)(images)
+    text_features = jax.vmap(model.encode_text)(tokens)
+    return image_features, text_features, model.logits(image_features, text_features)
+
+
+def relative_error(ours, theirs) -> float:
+    """The largest difference over the largest value, of the worst example (row)."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+    return float((np.abs(ours - theirs).max(1) / np.abs(theirs).max(1)).max())
+
+
+def bitwise_equal(a, b) -> bool:
+    """Equal structures, dtypes, and bits of every leaf."""
+    same = jax.tree.structure(a) == jax.tree.structure(b)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return same and all(x.dtype == y.dtype and bool(jnp.all(x == y)) for x, y in pairs)
