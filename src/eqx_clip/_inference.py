@@ -74,7 +74,7 @@ class CLIPInference:
         cosines = jnp.asarray(image_features) @ text_features.T
         if self.softmax_temp is None:
             return cosines, cosines.T
-        scale = self._learned if self.softmax_temp == "learned" else self.softmax_temp
+        scale = self._learned if isinstance(self.softmax_temp, str) else self.softmax_temp
         return jax.nn.softmax(scale * cosines, axis=1), jax.nn.softmax(scale * cosines.T, axis=1)
 
     @property
