@@ -1,7 +1,7 @@
 """Imports the oracle, OpenCLIP on torch, or skips the tests that need it.
 
-torchvision's wheel is built for CUDA: beside a CPU build of torch its C extension does not load, and
-the import fails for want of two operators that nothing here calls. Declaring them is enough.
+torchvision's wheel is built for CUDA: beside a CPU build of torch its C extension does not load,
+and the import fails for want of two operators that nothing here calls. Declaring them is enough.
 """
 
 import warnings
@@ -10,6 +10,7 @@ import pytest
 
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # the tests run side by side
 
 
 def _declare_missing_operators():

@@ -83,8 +83,29 @@ def check_tokens(tokens: AnyArray, context_length: int, vocab_size: int) -> Arra
 def check_counts(**values: object) -> None:
     """A `ValueError` for the first value that is not a whole number above 0."""
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not _is_count(value):
             raise ValueError(f"`{name}` must be a whole number above 0; got {value!r}.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_sizes(**values: object) -> None:
+    """A `ValueError` for the first value that is neither a whole number above 0 nor two of them."""
+    for name, value in values.items():
+        sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+        if not all(_is_count(side) for side in sides):
+            raise ValueError(
+                f"`{name}` must be a whole number above 0, or (height, width); got {value!r}."
+            )
+
+
+def check_finite(**values: object) -> None:
+    """A `ValueError` for the first value that is not a finite number."""
+    for name, value in values.items():
+        if not isinstance(value, Number) or not math.isfinite(value):
+            raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
 
 
 def check_positive(**values: object) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int32, PRNGKeyArray
 
+from ._checks import check_finite
 from ._convnext import ConvNeXtConfig
 from ._preprocess import Preprocess
 from ._text import TextConfig
 from ._tokenizer import Tokenizer
-from ._types import AnyArray, Number, TextLike
+from ._types import AnyArray, Count, Number, Real, Size, TextLike
 from ._vision import ViTConfig
 
 
@@ -39,13 +40,18 @@ class CLIPConfig:
     image: ViTConfig | ConvNeXtConfig
     text: TextConfig
     preprocess: Preprocess
-    init_logit_scale: Number = LOGIT_SCALE
-    init_logit_bias: Number | None = None
+    init_logit_scale: Real = LOGIT_SCALE
+    init_logit_bias: Real | None = None
+
+    def __post_init__(self):
+        check_finite(init_logit_scale=self.init_logit_scale)
+        if self.init_logit_bias is not None:
+            check_finite(init_logit_bias=self.init_logit_bias)
 
     def resize(
         self,
-        image_size: int | tuple[int, int] | None = None,
-        context_length: int | None = None,
+        image_size: Size | None = None,
+        context_length: Count | None = None,
     ) -> "CLIPConfig":
         """This model for images or texts of another size; None keeps what is."""
         config = self

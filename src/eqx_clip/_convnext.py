@@ -11,9 +11,9 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-from ._checks import check_counts, check_image, check_positive
+from ._checks import check_counts, check_image, check_positive, check_sizes
 from ._layers import MLP, PatchConv2d, Stack, layer_norm, linear, normal, with_weight
-from ._types import AnyArray
+from ._types import AnyArray, Count, Real, Size
 
 
 # timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
@@ -28,12 +28,12 @@ class ConvNeXtConfig:
     one linear layer, or an MLP with a hidden layer of twice `embed_dim`; both end without a bias.
     """
 
-    image_size: int | tuple[int, int] = 224
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    embed_dim: int
+    image_size: Size = 224
+    depths: tuple[Count, ...]
+    widths: tuple[Count, ...]
+    embed_dim: Count
     head: Literal["linear", "mlp"] = "linear"
-    norm_eps: float = 1e-6
+    norm_eps: Real = 1e-6
 
     def __post_init__(self):
         if len(self.depths) != len(self.widths):
@@ -42,7 +42,9 @@ class ConvNeXtConfig:
                 "for every stage."
             )
         for depth, width in zip(self.depths, self.widths, strict=True):
-            check_counts(depths=depth, widths=width, embed_dim=self.embed_dim)
+            check_counts(depths=depth, widths=width)
+        check_counts(embed_dim=self.embed_dim)
+        check_sizes(image_size=self.image_size)
         check_positive(norm_eps=self.norm_eps)
 
     def build(self, *, key: PRNGKeyArray) -> "ConvNeXt":

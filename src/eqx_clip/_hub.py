@@ -47,16 +47,21 @@ def fetch(
     import huggingface_hub
     from huggingface_hub import errors
 
+    cache_dir = None if cache_dir is None else Path(cache_dir)
     reasons, offline = [], False
     for repo in repos:
         for file in files:
             try:
+                cached = huggingface_hub.try_to_load_from_cache(
+                    repo, file, cache_dir=cache_dir, revision=revision
+                )
+                offline = offline or not (isinstance(cached, str) or _hub_answers())
                 return Path(
                     huggingface_hub.hf_hub_download(
                         repo,
                         file,
                         revision=revision,
-                        cache_dir=None if cache_dir is None else Path(cache_dir),
+                        cache_dir=cache_dir,
                         local_files_only=offline,
                     )
                 )
@@ -74,19 +79,32 @@ def fetch(
             except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
                 reason = f"{type(error).__name__}: {error}"
             reasons.append(f"{repo}/{file}: {reason}")
-    raise WeightsNotFoundError(_not_found(repos, reasons, offline=offline, revision=revision))
+    pickles = (
+        []
+        if offline or CONFIG_FILE in files
+        else [f"{repo}/{file}" for repo in repos for file in _pickles(repo, revision)]
+    )
+    raise WeightsNotFoundError(_not_found(reasons, pickles, offline=offline))
 
 
-def _not_found(
-    repos: Sequence[str], reasons: Sequence[str], *, offline: bool, revision: str | None
-) -> str:
-    looked = "Found no weights. Looked for:\n" + "".join(f"- {reason}\n" for reason in reasons)
+def _hub_answers() -> bool:
+    """Whether the hub can be reached. Without it huggingface-hub tries again for half a minute."""
+    from huggingface_hub import constants, utils
+
+    try:
+        utils.get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of whichever HTTP library this version of huggingface-hub stands on
+        return False
+    return True
+
+
+def _not_found(reasons: Sequence[str], pickles: Sequence[str], *, offline: bool) -> str:
+    looked = "Found none of:\n" + "".join(f"- {reason}\n" for reason in reasons)
     if offline:
         return (
             f"{looked}Connect once, and what is downloaded stays in the cache; or copy the files "
             "here and `eqx_clip.load(folder)`. HF_HUB_OFFLINE=1 forbids the network."
         )
-    pickles = [f"{repo}/{file}" for repo in repos for file in _pickles(repo, revision)]
     if pickles:
         return f"{looked}There are only pickles: {', '.join(pickles)}.\n{PICKLE_RECIPE}"
     return f"{looked}Check the name on the hub, or load a local folder: `eqx_clip.load(folder)`."
@@ -113,7 +131,7 @@ def find_in_folder(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    others = sorted(folder.glob("*.safetensors"))
+    others = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if len(others) == 1:
         return others[0]
     if others:

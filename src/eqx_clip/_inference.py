@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,7 @@ class CLIPInference:
         model_name: str | os.PathLike[str],
         pretrained: str | bool = True,
         *,
-        softmax_temp: Number | Literal["learned"] | None = "learned",
+        softmax_temp: Number | str | None = "learned",
         dtype: DTypeLike = jnp.float32,
     ):
         """**Arguments:**

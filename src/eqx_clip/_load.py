@@ -31,7 +31,7 @@ from ._openclip_config import config_from_open_clip
 from ._positions import resize_image_positions, resize_text_positions
 from ._registry import find_pretrained
 from ._safetensors import SafetensorsFile
-from ._types import Number
+from ._types import Count, Real, Size
 from ._vision import ViTConfig
 
 
@@ -50,8 +50,8 @@ def load(
     tag: str | os.PathLike[str] | None = None,
     *,
     dtype: DTypeLike = jnp.float32,
-    image_size: int | tuple[int, int] | None = None,
-    context_length: int | None = None,
+    image_size: Size | None = None,
+    context_length: Count | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> CLIP:
@@ -77,6 +77,7 @@ def load(
     are none. Nothing is initialised at random, no pickle is opened, and no part of a model is
     returned. Source: OpenCLIP's `create_model`.
     """
+    dtype = check_dtype(dtype)
     found = _find(source, tag, cache_dir=cache_dir, revision=revision)
     config = found.config.resize(image_size, context_length)
     with SafetensorsFile(found.weights) as tensors:
@@ -91,10 +92,10 @@ def create(
     *,
     key: PRNGKeyArray,
     dtype: DTypeLike = jnp.float32,
-    image_size: int | tuple[int, int] | None = None,
-    context_length: int | None = None,
-    init_logit_scale: Number | None = None,
-    init_logit_bias: Number | None = None,
+    image_size: Size | None = None,
+    context_length: Count | None = None,
+    init_logit_scale: Real | None = None,
+    init_logit_bias: Real | None = None,
 ) -> CLIP:
     """A new model with OpenCLIP's random initialisation.
 
@@ -125,6 +126,7 @@ def from_state_dict(
     Raises `ValueError` for a missing tensor, one left over, one of another shape, one not of
     floats. Inverse of `to_state_dict`.
     """
+    dtype = None if dtype is None else check_dtype(dtype)
     return _fill(_as_config(name_or_config), tensors, dtype)
 
 
@@ -169,9 +171,10 @@ def _find(
             f"`eqx_clip.load('vit-base-patch32', {name!r})`, or load a folder with {CONFIG_FILE!r} "
             "beside the weights."
         )
+    nearest = did_you_mean(name, (*MODELS, *ALIASES))
     raise ValueError(
-        f"{name!r} is no registered model{did_you_mean(name, (*MODELS, *ALIASES))} and no folder. "
-        f"Models: {', '.join(MODELS)}. Repositories of the hub: 'hf-hub:organisation/repository'."
+        f"{name!r} is no registered model and no folder.{nearest} Models: {', '.join(MODELS)}. "
+        "Repositories of the hub: 'hf-hub:organisation/repository'."
     )
 
 
@@ -218,7 +221,6 @@ def _fill(
     dtype: DTypeLike | None,
     edits: Mapping[str, Edit] = MappingProxyType({}),
 ) -> CLIP:
-    dtype = None if dtype is None else check_dtype(dtype)
     skeleton = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
     return fill(skeleton, Canonical(tensors, edits), dtype)
 

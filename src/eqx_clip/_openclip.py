@@ -136,7 +136,13 @@ def entries(model: CLIP) -> Iterator[Entry]:
     """Every leaf of `model`, in the order of `jax.tree.leaves`, with OpenCLIP's names."""
     table = names(model)
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        theirs = table[jax.tree_util.keystr(path, simple=True, separator=".")]
+        ours = jax.tree_util.keystr(path, simple=True, separator=".")
+        if ours not in table:
+            raise ValueError(
+                f"OpenCLIP has no tensor for the leaf {ours!r}, so this model has no form in its "
+                "format. `eqx.tree_serialise_leaves(path, model)` writes any model."
+            )
+        theirs = table[ours]
         stacked = "{i}" in theirs
         count = leaf.shape[0] if stacked else 1
         yield Entry(leaf, tuple(theirs.format(i=i) for i in range(count)), stacked)

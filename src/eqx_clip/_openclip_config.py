@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ._checks import check_counts
 from ._clip import CLIP, LOGIT_SCALE, CLIPConfig, Tower
 from ._convnext import ConvNeXt, ConvNeXtConfig
 from ._preprocess import Preprocess
 from ._text import TextConfig, TextTransformer
+from ._types import Count
 from ._vision import VisionTransformer, ViTConfig
 
 
@@ -83,7 +85,10 @@ def config_from_open_clip(config: Mapping[str, Any]) -> CLIPConfig:
     preprocess = _section(config, "preprocess_cfg") if "preprocess_cfg" in config else {}
     vision, text = _section(model, "vision_cfg"), _section(model, "text_cfg")
     embed_dim = _required(model, "embed_dim", "model_cfg")
-    activation = "quick_gelu" if model.pop("quick_gelu", False) else "gelu"
+    quick_gelu = model.pop("quick_gelu", None)
+    if quick_gelu not in (None, False, True):
+        raise ValueError(f"`quick_gelu` must be true or false; got {quick_gelu!r}.")
+    activation = "quick_gelu" if quick_gelu else "gelu"
     options = {
         "init_logit_scale": model.pop("init_logit_scale", LOGIT_SCALE),
         "init_logit_bias": model.pop("init_logit_bias", None),
@@ -102,8 +107,9 @@ def config_from_open_clip(config: Mapping[str, Any]) -> CLIPConfig:
     )
 
 
-def _vit(cfg: dict[str, Any], embed_dim: int, activation: Any) -> ViTConfig:
+def _vit(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> ViTConfig:
     width, head_width = cfg.pop("width", 768), cfg.pop("head_width", 64)
+    check_counts(width=width, head_width=head_width)
     if isinstance(cfg.get("layers"), list | tuple):
         raise ValueError(
             f"`vision_cfg` describes a ResNet (`layers={cfg['layers']}`), which is not supported."
@@ -122,12 +128,12 @@ def _vit(cfg: dict[str, Any], embed_dim: int, activation: Any) -> ViTConfig:
     return config
 
 
-def _convnext(cfg: dict[str, Any], embed_dim: int, _: Any) -> ConvNeXtConfig:
+def _convnext(cfg: dict[str, Any], embed_dim: Count, _: Any) -> ConvNeXtConfig:
     # OpenCLIP ignores the transformer's sizes, and `quick_gelu`, in timm's towers.
     for key in ("layers", "width", "head_width", "mlp_ratio", "patch_size"):
         cfg.pop(key, None)
     name, head = cfg.pop("timm_model_name"), cfg.pop("timm_proj", "linear")
-    if name not in TIMM_TRUNKS:
+    if name not in tuple(TIMM_TRUNKS):  # not by its hash: a JSON file may hold anything here
         raise ValueError(
             f"`timm_model_name={name!r}` is not supported; supported: {', '.join(TIMM_TRUNKS)}."
         )
@@ -142,7 +148,7 @@ def _convnext(cfg: dict[str, Any], embed_dim: int, _: Any) -> ConvNeXtConfig:
     )
 
 
-def _text(cfg: dict[str, Any], embed_dim: int, activation: Any) -> TextConfig:
+def _text(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> TextConfig:
     config = TextConfig(
         context_length=cfg.pop("context_length", 77),
         vocab_size=cfg.pop("vocab_size", 49408),

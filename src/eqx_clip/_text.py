@@ -11,20 +11,20 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from ._checks import check_counts, check_heads, check_positive, check_tokens
 from ._layers import Activation, Block, Stack, layer_norm, normal
-from ._types import AnyArray, Number
+from ._types import AnyArray, Count, Real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """Sizes of a `TextTransformer`."""
 
-    context_length: int = 77
-    vocab_size: int = 49408
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: Number = 4.0
-    embed_dim: int
+    context_length: Count = 77
+    vocab_size: Count = 49408
+    width: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Real = 4.0
+    embed_dim: Count
     activation: Activation = "gelu"
 
     def __post_init__(self):

@@ -10,9 +10,9 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-from ._checks import check_counts, check_heads, check_image, check_positive
+from ._checks import check_counts, check_heads, check_image, check_positive, check_sizes
 from ._layers import Activation, Block, PatchConv2d, Stack, layer_norm, normal
-from ._types import AnyArray, Number
+from ._types import AnyArray, Count, Real, Size
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -24,18 +24,17 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 class ViTConfig:
     """Sizes of a `VisionTransformer`. `image_size` and `patch_size`: pixels, or (height, width)."""
 
-    image_size: int | tuple[int, int] = 224
-    patch_size: int | tuple[int, int]
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: Number = 4.0
-    embed_dim: int
+    image_size: Size = 224
+    patch_size: Size
+    width: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Real = 4.0
+    embed_dim: Count
     activation: Activation = "gelu"
 
     def __post_init__(self):
-        for side in (*pair(self.image_size), *pair(self.patch_size)):
-            check_counts(**{"image_size and patch_size": side})
+        check_sizes(image_size=self.image_size, patch_size=self.patch_size)
         names = ("width", "depth", "num_heads", "embed_dim")
         check_counts(**{name: getattr(self, name) for name in names})
         check_positive(mlp_ratio=self.mlp_ratio)

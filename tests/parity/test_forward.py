@@ -1,17 +1,11 @@
 """Image features, text features and logits against OpenCLIP with the same weights."""
 
-import copy
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import TINY_CONVNEXT, TINY_VIT, features, relative_error
 from models import (
     OPEN_CLIP_NAMES,
-    TEXTS,
     batch_for,
-    nano_config,
     oracle_config,
     oracle_features,
     oracle_model,
@@ -19,8 +13,10 @@ from models import (
     state_dict,
 )
 from oracle import open_clip, torch
+from PIL import Image
 
 import eqx_clip
+from eqx_clip._registry import find_pretrained
 
 
 ALL = ("vit-nano-patch32", *OPEN_CLIP_NAMES)
@@ -39,7 +35,7 @@ def errors(ours, oracle, images=2):
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_architecture_equals_openclip_in_float32(name, tmp_path):
-    layers = 2 if name in HUGE else None  # whole in benchmarks/huge_parity.py: 16 GB
+    layers = 2 if name in HUGE else None  # whole in benchmarks/parity_at_full_size.py
     config = oracle_config(name, layers=layers)
     oracle = oracle_model(config)
     if layers is None:
@@ -55,3 +51,61 @@ def test_every_architecture_equals_openclip_in_float64_at_full_width(name, x64):
     oracle = oracle_model(config, dtype=torch.float64)
     ours = eqx_clip.from_state_dict(config, state_dict(oracle))
     assert max(errors(ours, oracle, images=1)) < 1e-10
+
+
+@pytest.mark.parametrize("config", [TINY_VIT, TINY_CONVNEXT], ids=["vit", "convnext"])
+@pytest.mark.parametrize("quick_gelu", [False, True], ids=["gelu", "quick_gelu"])
+@pytest.mark.parametrize("custom_text", [False, True], ids=["clip", "custom_text"])
+def test_small_models_of_unequal_sizes_equal_openclip(config, quick_gelu, custom_text, x64):
+    config = {**config, "quick_gelu": quick_gelu, "custom_text": custom_text}
+    oracle = oracle_model(config, dtype=torch.float64)
+    ours = eqx_clip.from_state_dict(config, state_dict(oracle))
+    assert max(errors(ours, oracle)) < 1e-10
+
+
+def test_logit_bias_is_added_as_openclip_adds_it(x64):
+    config = {**TINY_VIT, "init_logit_bias": -3.0}
+    oracle = oracle_model(config, dtype=torch.float64)
+    ours = eqx_clip.from_state_dict(config, state_dict(oracle))
+    assert max(errors(ours, oracle)) < 1e-10
+
+
+def cached(row, oracle, folder):
+    """The weights of a registry row in a cache laid out as the hub's."""
+    repo = folder / f"models--{row.repos[0].replace('/', '--')}"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    save_oracle(oracle, snapshot / row.files[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "openclip_name"),
+    [
+        ("vit-base-patch32", "laion400m-e32", "ViT-B-32-quickgelu"),
+        ("ViT-B-32", "laion400m_e32", "ViT-B-32-quickgelu"),
+        ("convnext-base-w", "laion-aesthetic-s13b-b82k-320", "convnext_base_w_320"),
+    ],
+)
+def test_tags_with_traps_load_as_openclip_means_them(
+    name, tag, openclip_name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    oracle = oracle_model(open_clip.get_model_config(openclip_name))
+    cached(find_pretrained(name, tag), oracle, tmp_path)
+    ours = eqx_clip.load(name, tag, cache_dir=tmp_path)
+    assert max(errors(ours, oracle, images=1)) < 2e-5
+
+
+@pytest.mark.parametrize(("name", "tag"), eqx_clip.list_pretrained())
+def test_every_tag_is_preprocessed_as_openclip_does(name, tag):
+    row = find_pretrained(name, tag)
+    cfg = open_clip.get_pretrained_cfg(*row.open_clip)
+    size = open_clip.get_model_config(row.open_clip[0])["vision_cfg"]["image_size"]
+    transform = open_clip.image_transform(
+        size, False, cfg["mean"], cfg["std"], cfg["resize_mode"], cfg["interpolation"]
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (211, 347, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(row.config.preprocess(image), transform(image).numpy())

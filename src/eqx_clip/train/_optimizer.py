@@ -1,17 +1,13 @@
 """AdamW as OpenCLIP sets it."""
 
-from typing import TypeVar
+from typing import Any
 
 import jax
 import optax
-from jax import Array
 from jaxtyping import PyTree
 
 from .._layers import Stack
 from .._types import Number
-
-
-T = TypeVar("T")
 
 
 def adamw(
@@ -33,7 +29,7 @@ def adamw(
     )
 
 
-def weight_decay_mask(model: PyTree[Array]) -> PyTree[bool]:
+def weight_decay_mask(model: PyTree) -> PyTree[bool]:
     """Which leaves decay: those of two axes or more that are no bias and no logit scale.
 
     OpenCLIP's rule, by name and axes, where the depth of a `Stack` is no axis: the biases and
@@ -44,7 +40,7 @@ def weight_decay_mask(model: PyTree[Array]) -> PyTree[bool]:
     )
 
 
-def _mask_node(path: tuple, node: Array | Stack) -> PyTree[bool]:
+def _mask_node(path: tuple, node: Any) -> PyTree[bool]:
     if not isinstance(node, Stack):
         return _decays(path, node.ndim)
     return jax.tree_util.tree_map_with_path(

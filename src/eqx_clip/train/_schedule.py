@@ -5,6 +5,7 @@ All begin with a linear warmup, which gives step `i`, counted from 0, the rate
 0. Each returns an `optax.Schedule`. Source: `open_clip_train.scheduler`.
 """
 
+import jax.numpy as jnp
 import optax
 
 from .._types import Number
@@ -59,10 +60,11 @@ def cooldown_schedule(
 def _with_warmup(
     schedule: optax.Schedule, learning_rate: Number, steps: int, init: float
 ) -> optax.Schedule:
-    if steps == 0:
-        return schedule
-    warmup = optax.linear_schedule(init, learning_rate, steps)
-    return optax.join_schedules([lambda step: warmup(step + 1), schedule], [steps])
+    if steps > 0:
+        warmup = optax.linear_schedule(init, learning_rate, steps)
+        schedule = optax.join_schedules([lambda step: warmup(step + 1), schedule], [steps])
+    # Of integers optax computes in float32, in JAX's 64-bit mode too.
+    return lambda step: jnp.asarray(schedule(jnp.asarray(step, float)), float)
 
 
 def _check_steps(name: str, steps: int, total_steps: int) -> None:

@@ -47,7 +47,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "logit_scale": jnp.exp(state.model.logit_scale),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return TrainState(model, opt_state, state.step + 1), metrics
 

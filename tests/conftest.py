@@ -1,4 +1,4 @@
-"""Comparisons with OpenCLIP itself; skipped where it is not installed."""
+"""What tests anywhere below may ask for."""
 
 import jax
 import pytest

@@ -1,0 +1,101 @@
+"""`image_size=` and `context_length=` against OpenCLIP's own resizing."""
+
+import copy
+
+import numpy as np
+import pytest
+from helpers import TINY_VIT, features, relative_error, tiny
+from models import batch_for, oracle_features, oracle_model, state_dict
+from oracle import open_clip, torch
+from PIL import Image
+
+import eqx_clip
+from eqx_clip._load import _fill, _resizing
+from eqx_clip._openclip_config import config_from_open_clip
+
+
+# OpenCLIP takes the checkpoint's grid for square.
+SQUARE = {**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], "image_size": 48}}
+SAME_GRID = 51  # three pixels more, which no patch sees
+IMAGE_SIZES = [96, 24, (64, 40), (24, 56), SAME_GRID]
+CONTEXT_LENGTHS = [31, 14, 7]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("square")
+    eqx_clip.save(tiny(SQUARE), folder)
+    return folder
+
+
+def check_equal(ours, theirs):
+    images, tokens = batch_for(ours)
+    mine = features(ours, images, tokens)
+    errors = [
+        relative_error(a, b)
+        for a, b in zip(mine, oracle_features(theirs, images, tokens), strict=True)
+    ]
+    assert max(errors) < 2e-5, errors
+
+
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+def test_features_of_resized_images(image_size, folder):
+    ours = eqx_clip.load(folder, image_size=image_size)
+    theirs, _, transform = open_clip.create_model_and_transforms(
+        f"local-dir:{folder}", force_image_size=image_size
+    )
+    check_equal(ours, theirs.eval())
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    assert np.array_equal(transform(image).numpy(), ours.preprocess(image))
+
+
+@pytest.mark.parametrize("context_length", CONTEXT_LENGTHS)
+def test_features_of_resized_texts(context_length, folder):
+    ours = eqx_clip.load(folder, context_length=context_length)
+    theirs = open_clip.create_model(f"local-dir:{folder}", force_context_length=context_length)
+    assert ours.text.positional_embedding.shape == (context_length, 36)
+    check_equal(ours, theirs.eval())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"image_size": size} for size in IMAGE_SIZES),
+        *({"context_length": length} for length in CONTEXT_LENGTHS),
+        {"image_size": (64, 40), "context_length": 31},
+    ],
+    ids=str,
+)
+def test_positions_in_float64(options, x64):
+    config = config_from_open_clip(SQUARE)
+    resized = config.resize(**options)
+    state = oracle_model(SQUARE, dtype=torch.float64).state_dict()
+    tensors = {name: tensor.numpy().copy() for name, tensor in state.items()}
+    ours = eqx_clip.to_state_dict(_fill(resized, tensors, None, _resizing(config, resized)))
+    target = copy.deepcopy(SQUARE)
+    target["vision_cfg"]["image_size"] = resized.image.image_size
+    target["text_cfg"]["context_length"] = resized.text.context_length
+    model = open_clip.CLIP(**target)
+    open_clip.model.resize_pos_embed(state, model)
+    open_clip.model.resize_text_pos_embed(state, model)
+    changed = set()
+    for name, tensor in state.items():
+        theirs = tensor.numpy()
+        assert ours[name].dtype == np.float64 and ours[name].shape == theirs.shape
+        if "positional" in name:
+            assert np.abs(ours[name] - theirs).max() < 1e-10 * np.abs(theirs).max()
+            if theirs.shape != tensors[name].shape:
+                changed.add(name)
+        else:
+            assert np.array_equal(ours[name], theirs)
+    expected = {
+        "image_size": "visual.positional_embedding",
+        "context_length": "positional_embedding",
+    }
+    assert changed == {expected[key] for key, value in options.items() if value != SAME_GRID}
+
+
+def test_from_state_dict_resizes_nothing():
+    with pytest.raises(ValueError, match="must have shape"):
+        eqx_clip.from_state_dict(TINY_VIT, state_dict(oracle_model(SQUARE)))

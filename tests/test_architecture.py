@@ -1,0 +1,64 @@
+"""What `import eqx_clip` brings along, and which file may import which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import eqx_clip
+
+
+SOURCE = Path(eqx_clip.__file__).parent
+
+# Downwards only: a file imports files of lower layers, never of its own.
+LAYERS = [
+    {"_types"},
+    {"_checks", "_image", "_layers", "_loss", "_positions", "_safetensors", "_tokenizer"},
+    {"_preprocess", "_convnext", "_text", "_vision"},
+    {"_augment", "_clip"},
+    {"_encode", "_models", "_openclip_config"},
+    {"_openclip", "_registry", "_hub", "train._optimizer", "train._schedule"},
+    {"_load", "_save", "_zero_shot", "train._state"},
+    {"_inference", "train._step"},
+]
+
+
+def imports_of(path: Path) -> set[str]:
+    """The files of the package that a file imports, as dotted names below the package."""
+    package = path.relative_to(SOURCE).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            found.add(".".join((*base, *(node.module or "").split("."))).strip("."))
+    return found
+
+
+def test_imports_point_downwards():
+    height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    files = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+    names = {".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in files}
+    assert names == set(height), "give every file its layer"
+    for path in files:
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for imported in imports_of(path):
+            assert height[imported] < height[name], f"{name} must not import {imported}"
+
+
+def test_import_brings_neither_torch_nor_tensorflow():
+    code = (
+        "import sys, eqx_clip; "
+        "names = ('torch', 'tensorflow', 'tensorflow_datasets', 'open_clip', 'huggingface_hub', "
+        "'tiktoken', 'ftfy'); "
+        "print([name for name in names if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_every_public_name_has_a_docstring():
+    public = [getattr(eqx_clip, name) for name in dir(eqx_clip) if not name.startswith("_")]
+    public += [getattr(eqx_clip.train, name) for name in dir(eqx_clip.train) if name[0] != "_"]
+    ours = [thing for thing in public if getattr(thing, "__module__", "").startswith("eqx_clip")]
+    assert len(ours) > 25
+    assert [thing for thing in ours if not thing.__doc__] == []

@@ -1,0 +1,87 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny
+from PIL import Image
+
+import eqx_clip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    eqx_clip.save(tiny(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return eqx_clip.CLIPInference(folder)
+
+
+def pictures(count):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (50 + i, 40, 3), np.uint8) for i in range(count)]
+
+
+def test_probabilities_are_rows_that_sum_to_one_both_ways(clip):
+    per_image, per_text = clip(pictures(3), ["a", "b"])
+    assert per_image.shape == (3, 2) and per_text.shape == (2, 3)
+    np.testing.assert_allclose(per_image.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(per_text.sum(1), 1, atol=1e-6)
+
+
+def test_one_image_and_one_text_are_taken_as_lists_of_one(clip):
+    picture = pictures(1)[0]
+    forms = [picture, Image.fromarray(picture), [picture], jnp.asarray(picture)]
+    results = [clip(form, "a")[0] for form in forms]
+    assert results[0].shape == (1, 1)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_paths_and_bytes_are_images(clip, tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(pictures(1)[0]).save(path)
+    expected = clip(pictures(1)[0], ["a", "b"])[0]
+    for form in (path, str(path), path.read_bytes(), [path]):
+        np.testing.assert_array_equal(clip(form, ["a", "b"])[0], expected)
+
+
+def test_temperature_is_the_learned_one_by_default_a_number_or_none(folder):
+    images, texts = pictures(2), ["a", "b", "c"]
+
+    def scores(**options):
+        return np.asarray(eqx_clip.CLIPInference(folder, **options)(images, texts)[0])
+
+    def softmax(x):
+        x = np.exp(x - x.max(1, keepdims=True))
+        return x / x.sum(1, keepdims=True)
+
+    cosines = scores(softmax_temp=None)
+    assert np.abs(cosines).max() <= 1 + 1e-6
+    learned = np.exp(float(eqx_clip.load(folder).logit_scale))
+    np.testing.assert_allclose(scores(), softmax(learned * cosines), atol=1e-5)
+    np.testing.assert_allclose(scores(softmax_temp=3), softmax(3 * cosines), atol=1e-5)
+    assert np.abs(scores() - scores(softmax_temp=100.0)).max() > 1e-3
+
+
+def test_more_images_than_a_batch_give_what_one_at_a_time_give(clip):
+    images = pictures(70)
+    together = clip(images, ["a", "b"])[0]
+    np.testing.assert_allclose(together[-1:], clip(images[-1], ["a", "b"])[0], atol=1e-5)
+
+
+def test_random_weights_come_with_a_warning():
+    with pytest.warns(UserWarning, match="random weights"):
+        clip = eqx_clip.CLIPInference("vit-nano-patch32", pretrained=False)
+    assert clip(pictures(1), ["a", "b"])[0].shape == (1, 2)
+
+
+def test_bad_arguments_are_named(clip, folder):
+    with pytest.raises(ValueError, match="`softmax_temp` must be a number"):
+        eqx_clip.CLIPInference(folder, softmax_temp="warm")
+    with pytest.raises(ValueError, match="vit-base-patch32"):
+        eqx_clip.CLIPInference("vit-base-patch23")
+    with pytest.raises(ValueError):
+        clip(pictures(1), [3])
