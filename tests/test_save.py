@@ -377,10 +377,9 @@ def killed_saver(saved_models, tmp_path_factory):
         assert process.stdin is not None and process.stdout is not None
 
         def run(folder, names, *, delay=0.0, replacements=None):
-            task = {"folder": str(folder), "names": names, "delay": delay}
-            print(
-                json.dumps({**task, "replacements": replacements}), file=process.stdin, flush=True
-            )
+            task = {"folder": str(folder), "names": names}
+            task |= {"delay": delay, "replacements": replacements}
+            print(json.dumps(task), file=process.stdin, flush=True)
             assert int(process.stdout.readline()) == 9  # killed, and by nothing else
 
         yield run

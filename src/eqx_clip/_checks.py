@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ._types import AnyArray, Number
+from ._types import AnyArray, Input, Number
 
 
-def check_image(image: AnyArray, size: tuple[int, int] | None) -> Array:
+def check_image(image: Input, size: tuple[int, int] | None) -> Array:
     """`image` as a JAX array, or a `ValueError`. `size` is (height, width); None: any."""
     height, width = size or ("height", "width")
     expected = f"one image, a float array of shape (3, {height}, {width})"
@@ -45,7 +45,7 @@ def check_image(image: AnyArray, size: tuple[int, int] | None) -> Array:
     return jnp.asarray(image)
 
 
-def check_tokens(tokens: AnyArray, context_length: int, vocab_size: int) -> Array:
+def check_tokens(tokens: Input, context_length: int, vocab_size: int) -> Array:
     """`tokens` as a JAX array, or a `ValueError`.
 
     Ids are compared with the vocabulary only where their values are known without waiting for a

@@ -16,7 +16,7 @@ from ._convnext import ConvNeXtConfig
 from ._preprocess import Preprocess
 from ._text import TextConfig
 from ._tokenizer import Tokenizer
-from ._types import AnyArray, Count, Number, Real, Size, TextLike
+from ._types import AnyArray, Count, Input, Number, Real, Size, TextLike
 from ._vision import ViTConfig
 
 
@@ -138,7 +138,7 @@ class CLIP(eqx.Module):
         """The token ids of one text or several, as OpenCLIP's tokenizer gives them."""
         return self.tokenizer(texts)
 
-    def encode_image(self, image: AnyArray, *, normalize: bool = True) -> Float[Array, " embed"]:
+    def encode_image(self, image: Input, *, normalize: bool = True) -> Float[Array, " embed"]:
         """The feature of one image, a float array (3, height, width) from `model.preprocess`.
 
         Of unit norm, in at least float32; with `normalize=False` the image tower's raw projection.
@@ -147,7 +147,7 @@ class CLIP(eqx.Module):
         features = self.image(image)
         return unit(features) if normalize else features
 
-    def encode_text(self, tokens: AnyArray, *, normalize: bool = True) -> Float[Array, " embed"]:
+    def encode_text(self, tokens: Input, *, normalize: bool = True) -> Float[Array, " embed"]:
         """The feature of one text, an integer array (context,) from `model.tokenize`.
 
         Of unit norm, in at least float32; with `normalize=False` the text tower's raw projection.

@@ -13,7 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from ._checks import check_counts, check_image, check_positive, check_sizes
 from ._layers import MLP, PatchConv2d, Stack, layer_norm, linear, normal, with_weight
-from ._types import AnyArray, Count, Real, Size
+from ._types import Count, Input, Real, Size
 
 
 # timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
@@ -36,10 +36,10 @@ class ConvNeXtConfig:
     norm_eps: Real = 1e-6
 
     def __post_init__(self):
-        if len(self.depths) != len(self.widths):
+        if not self.depths or len(self.depths) != len(self.widths):
             raise ValueError(
-                f"`depths={self.depths}` and `widths={self.widths}` must be as many: one of each "
-                "for every stage."
+                f"`depths={self.depths}` and `widths={self.widths}` must be as many, one of each "
+                "for every stage, and at least one."
             )
         for depth, width in zip(self.depths, self.widths, strict=True):
             check_counts(depths=depth, widths=width)
@@ -182,7 +182,7 @@ class ConvNeXt(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
-    def __call__(self, image: AnyArray) -> Float[Array, " embed"]:
+    def __call__(self, image: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one image, a float array (3, height, width).
 
         Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last
@@ -190,13 +190,11 @@ class ConvNeXt(eqx.Module):
         """
         return self.head(self.norm(jnp.mean(self._trunk(image), axis=(0, 1))))
 
-    def features(self, image: AnyArray) -> Float[Array, "width rows columns"]:
+    def features(self, image: Input) -> Float[Array, "width rows columns"]:
         """The last feature map before pooling, channels first: timm's `forward_features`."""
         return self._trunk(image).transpose(2, 0, 1)
 
-    def intermediates(
-        self, image: AnyArray
-    ) -> tuple[Float[Array, "depth width rows columns"], ...]:
+    def intermediates(self, image: Input) -> tuple[Float[Array, "depth width rows columns"], ...]:
         """Each block's output, one array a stage, channels first."""
         x, outputs = self._embed(image), []
         for stage in self.stages:
@@ -204,13 +202,13 @@ class ConvNeXt(eqx.Module):
             x = outputs[-1][-1]
         return tuple(y.transpose(0, 3, 1, 2) for y in outputs)
 
-    def _trunk(self, image: AnyArray) -> Float[Array, "rows columns width"]:
+    def _trunk(self, image: Input) -> Float[Array, "rows columns width"]:
         x = self._embed(image)
         for stage in self.stages:
             x = stage.stack(stage.before(x))
         return x
 
-    def _embed(self, image: AnyArray) -> Float[Array, "rows columns width"]:
+    def _embed(self, image: Input) -> Float[Array, "rows columns width"]:
         image = check_image(image, None).astype(self.stem.weight.dtype)
         return jax.vmap(jax.vmap(self.stem_norm))(self.stem(image.transpose(1, 2, 0)))
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from ._checks import check_counts, check_heads, check_positive, check_tokens
 from ._layers import Activation, Block, Stack, layer_norm, normal
-from ._types import AnyArray, Count, Real
+from ._types import Count, Input, Real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class TextTransformer(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
-    def __call__(self, tokens: AnyArray) -> Float[Array, " embed"]:
+    def __call__(self, tokens: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one row of token ids, an integer array (context,).
 
         A row may be shorter than the model's context. Raises `ValueError` for a batch, for
@@ -75,19 +75,19 @@ class TextTransformer(eqx.Module):
         tokens = self._check(tokens)
         return self.ln_final(self.stack(self._embed(tokens))[jnp.argmax(tokens)]) @ self.proj
 
-    def features(self, tokens: AnyArray) -> Float[Array, "tokens width"]:
+    def features(self, tokens: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: OpenCLIP's `output_tokens`."""
         return jax.vmap(self.ln_final)(self.stack(self._embed(self._check(tokens))))
 
-    def intermediates(self, tokens: AnyArray) -> Float[Array, "depth tokens width"]:
+    def intermediates(self, tokens: Input) -> Float[Array, "depth tokens width"]:
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
         return self.stack.intermediates(self._embed(self._check(tokens)))
 
-    def _check(self, tokens: AnyArray) -> Int[Array, " tokens"]:
+    def _check(self, tokens: Input) -> Int[Array, " tokens"]:
         return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
 
     def _embed(self, tokens: Int[Array, " tokens"]) -> Float[Array, "tokens width"]:
-        embedded = jnp.take(self.token_embedding, tokens, axis=0, mode="fill")
+        embedded = self.token_embedding.at[tokens].get(mode="fill", wrap_negative_indices=False)
         return embedded + self.positional_embedding[: tokens.shape[0]]
 
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     ImageLike = Image.Image | str | os.PathLike[str] | bytes | AnyArray
     TextLike = str | Iterable[str]
+    Input = AnyArray
     Count = int
     Size = int | tuple[int, int]
     Real = Number
 else:
-    ImageLike = TextLike = Count = Size = Real = Any
+    ImageLike = TextLike = Input = Count = Size = Real = Any
 
 # Executes the annotations of a public function in every session, not only under the test plugin.
 typed = jaxtyped(typechecker=beartype)

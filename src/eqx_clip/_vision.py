@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from ._checks import check_counts, check_heads, check_image, check_positive, check_sizes
 from ._layers import Activation, Block, PatchConv2d, Stack, layer_norm, normal
-from ._types import AnyArray, Count, Real, Size
+from ._types import Count, Input, Real, Size
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class VisionTransformer(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
-    def __call__(self, image: AnyArray) -> Float[Array, " embed"]:
+    def __call__(self, image: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one image, a float array (3, height, width).
 
         Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last,
@@ -96,18 +96,18 @@ class VisionTransformer(eqx.Module):
         """
         return self.ln_post(self.stack(self._embed(image))[0]) @ self.proj
 
-    def features(self, image: AnyArray) -> Float[Array, "tokens width"]:
+    def features(self, image: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: the class token, then the patches.
 
         OpenCLIP's `output_tokens`, with the class token in front.
         """
         return jax.vmap(self.ln_post)(self.stack(self._embed(image)))
 
-    def intermediates(self, image: AnyArray) -> Float[Array, "depth tokens width"]:
+    def intermediates(self, image: Input) -> Float[Array, "depth tokens width"]:
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
         return self.stack.intermediates(self._embed(image))
 
-    def _embed(self, image: AnyArray) -> Float[Array, "tokens width"]:
+    def _embed(self, image: Input) -> Float[Array, "tokens width"]:
         image = check_image(image, pair(self.config.image_size)).astype(self.patch.weight.dtype)
         patches = self.patch(image.transpose(1, 2, 0)).reshape(-1, self.config.width)
         x = jnp.concatenate([self.class_embedding[None], patches]) + self.positional_embedding

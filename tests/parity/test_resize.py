@@ -38,7 +38,7 @@ def check_equal(ours, theirs):
     assert max(errors) < 2e-5, errors
 
 
-@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@pytest.mark.parametrize("image_size", [96, (24, 56)])
 def test_features_of_resized_images(image_size, folder):
     ours = eqx_clip.load(folder, image_size=image_size)
     theirs, _, transform = open_clip.create_model_and_transforms(
@@ -50,7 +50,7 @@ def test_features_of_resized_images(image_size, folder):
     assert np.array_equal(transform(image).numpy(), ours.preprocess(image))
 
 
-@pytest.mark.parametrize("context_length", CONTEXT_LENGTHS)
+@pytest.mark.parametrize("context_length", [31, 7])
 def test_features_of_resized_texts(context_length, folder):
     ours = eqx_clip.load(folder, context_length=context_length)
     theirs = open_clip.create_model(f"local-dir:{folder}", force_context_length=context_length)
@@ -89,11 +89,8 @@ def test_positions_in_float64(options, x64):
                 changed.add(name)
         else:
             assert np.array_equal(ours[name], theirs)
-    expected = {
-        "image_size": "visual.positional_embedding",
-        "context_length": "positional_embedding",
-    }
-    assert changed == {expected[key] for key, value in options.items() if value != SAME_GRID}
+    names = {"image_size": "visual.positional_embedding", "context_length": "positional_embedding"}
+    assert changed == {names[key] for key, value in options.items() if value != SAME_GRID}
 
 
 def test_from_state_dict_resizes_nothing():

@@ -66,10 +66,12 @@ def test_openclip_loads_what_save_writes(name, tmp_path):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_load_reads_what_openclip_writes(name, tmp_path):
     theirs = oracle_model(VARIANTS[name])
+    open_clip.model.set_model_preprocess_cfg(theirs, {"mean": (0.5,) * 3, "std": (0.25,) * 3})
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "open_clip_model.safetensors")
     # OpenCLIP's own writer of the configuration, which `push_to_hf_hub` calls.
     save_config_for_hf(theirs, tmp_path / "open_clip_config.json", model_config=VARIANTS[name])
     ours = eqx_clip.load(tmp_path)
+    assert ours.preprocess.mean == (0.5,) * 3 and ours.preprocess.std == (0.25,) * 3
     check_same_tensors(ours, theirs)
     if "convnext" not in name:  # seconds to compile, and compared above
         check_equal(ours, theirs)
