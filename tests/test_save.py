@@ -275,7 +275,8 @@ STEPS = {
 def test_a_failure_leaves_the_old_model_and_nothing_else(step, error, model, tmp_path, monkeypatch):
     eqx_clip.save(model, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    fail_at_call(monkeypatch, *STEPS[step], error)
+    owner, name, n = STEPS[step]
+    fail_at_call(monkeypatch, owner, name, n, error)
     with pytest.raises(type(error)):
         eqx_clip.save(tiny({**TINY_VIT, "quick_gelu": True}), tmp_path)
     monkeypatch.undo()
@@ -374,16 +375,17 @@ def killed_saver(saved_models, tmp_path_factory):
     path.write_bytes(pickle.dumps(jax.tree.map(np.asarray, saved_models)))
     command = [sys.executable, "-c", KILLED_SAVER, str(path)]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None and stdout is not None
 
         def run(folder, names, *, delay=0.0, replacements=None):
             task = {"folder": str(folder), "names": names}
             task |= {"delay": delay, "replacements": replacements}
-            print(json.dumps(task), file=process.stdin, flush=True)
-            assert int(process.stdout.readline()) == 9  # killed, and by nothing else
+            print(json.dumps(task), file=stdin, flush=True)
+            assert int(stdout.readline()) == 9  # killed, and by nothing else
 
         yield run
-        process.stdin.close()
+        stdin.close()
 
 
 def what_loads(folder, models):

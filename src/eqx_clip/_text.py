@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ._checks import check_counts, check_heads, check_positive, check_tokens
 from ._layers import Activation, Block, Stack, layer_norm, normal
@@ -83,10 +83,10 @@ class TextTransformer(eqx.Module):
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
         return self.stack.intermediates(self._embed(self._check(tokens)))
 
-    def _check(self, tokens: Input) -> Int[Array, " tokens"]:
+    def _check(self, tokens: Input) -> Integer[Array, " tokens"]:
         return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
 
-    def _embed(self, tokens: Int[Array, " tokens"]) -> Float[Array, "tokens width"]:
+    def _embed(self, tokens: Integer[Array, " tokens"]) -> Float[Array, "tokens width"]:
         embedded = self.token_embedding.at[tokens].get(mode="fill", wrap_negative_indices=False)
         return embedded + self.positional_embedding[: tokens.shape[0]]
 

@@ -1,6 +1,7 @@
 """Features before pooling, and each block's output, against OpenCLIP's and timm's own."""
 
 import copy
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,7 +19,7 @@ def _x64(x64):
     """Everything here is compared in float64, to 1e-10."""
 
 
-def both(config, activation="gelu"):
+def both(config, activation="gelu") -> tuple[Any, Any]:
     config = {**config, "quick_gelu": activation == "quick_gelu"}
     theirs = oracle_model(config, dtype=torch.float64)
     return eqx_clip.from_state_dict(config, state_dict(theirs)), theirs
@@ -102,7 +103,7 @@ def test_convnext():
     images, torch_images, _ = inputs(ours)
     trunk = theirs.visual.trunk
 
-    outputs: list[list[torch.Tensor]] = [[] for _ in trunk.stages]
+    outputs = [[] for _ in trunk.stages]
     for stage, kept in zip(trunk.stages, outputs, strict=True):
         for block in stage.blocks:
             block.register_forward_hook(lambda *args, kept=kept: kept.append(args[-1]))

@@ -1,6 +1,7 @@
 """`image_size=` and `context_length=` against OpenCLIP's own resizing."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,9 +42,10 @@ def check_equal(ours, theirs):
 @pytest.mark.parametrize("image_size", [96, (24, 56)])
 def test_features_of_resized_images(image_size, folder):
     ours = eqx_clip.load(folder, image_size=image_size)
-    theirs, _, transform = open_clip.create_model_and_transforms(
+    created: Any = open_clip.create_model_and_transforms(
         f"local-dir:{folder}", force_image_size=image_size
     )
+    theirs, _, transform = created
     check_equal(ours, theirs.eval())
     pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 3), np.uint8)
     image = Image.fromarray(pixels)
@@ -52,7 +54,7 @@ def test_features_of_resized_images(image_size, folder):
 
 @pytest.mark.parametrize("context_length", [31, 7])
 def test_features_of_resized_texts(context_length, folder):
-    ours = eqx_clip.load(folder, context_length=context_length)
+    ours: Any = eqx_clip.load(folder, context_length=context_length)
     theirs = open_clip.create_model(f"local-dir:{folder}", force_context_length=context_length)
     assert ours.text.positional_embedding.shape == (context_length, 36)
     check_equal(ours, theirs.eval())

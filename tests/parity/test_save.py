@@ -1,6 +1,7 @@
 """What `save` writes, OpenCLIP loads; what OpenCLIP writes, `load` loads."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ import eqx_clip
 from eqx_clip import CLIP, Preprocess
 
 
+HALF = (0.5, 0.5, 0.5)
 VARIANTS = {
     "vit": TINY_VIT,
     "convnext": TINY_CONVNEXT,
@@ -106,7 +108,7 @@ def test_bfloat16_weights_survive_openclip(tmp_path):
     "preprocess",
     [
         Preprocess((48, 32)),
-        Preprocess((48, 32), mean=0.5, std=0.5, interpolation="bilinear", resize_mode="squash"),
+        Preprocess((48, 32), mean=HALF, std=HALF, interpolation="bilinear", resize_mode="squash"),
         Preprocess((48, 32), mean=(0.1, 0.2, 0.3), resize_mode="longest", fill_color=77),
     ],
 )
@@ -120,7 +122,8 @@ def test_openclip_preprocesses_as_the_saved_model(preprocess, tmp_path):
         tokenizer=model.tokenizer,
     )
     eqx_clip.save(model, tmp_path)
-    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    created: Any = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    transform = created[2]
     noise = np.random.default_rng(0).integers(0, 256, (61, 90, 3), np.uint8)
     image = Image.fromarray(noise)
     assert np.array_equal(transform(image).numpy(), model.preprocess(image))
@@ -131,13 +134,14 @@ def test_openclip_preprocesses_as_the_saved_model(preprocess, tmp_path):
 def test_openclips_preprocessing_comes_with_the_model(tmp_path):
     pp = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bilinear"}
     eqx_clip.save(tiny(), tmp_path / "ours")
-    theirs, _, transform = open_clip.create_model_and_transforms(
+    created: Any = open_clip.create_model_and_transforms(
         f"local-dir:{tmp_path / 'ours'}",
         image_mean=pp["mean"],
         image_std=pp["std"],
         image_interpolation="bilinear",
         image_resize_mode="squash",
     )
+    theirs, _, transform = created
     folder = tmp_path / "theirs"
     folder.mkdir()
     safetensors.torch.save_file(theirs.state_dict(), folder / "open_clip_model.safetensors")

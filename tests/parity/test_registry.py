@@ -1,0 +1,42 @@
+"""The registry against OpenCLIP's own."""
+
+import pytest
+from models import OPEN_CLIP_NAMES
+from oracle import open_clip
+
+from eqx_clip._models import ALIASES, MODELS, model_config
+from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip._registry import PRETRAINED
+
+
+@pytest.mark.parametrize("row", PRETRAINED, ids=lambda row: f"{row.model}:{row.tag}")
+def test_every_row_is_openclips(row):
+    theirs = open_clip.get_pretrained_cfg(*row.open_clip)
+    assert row.repos == (theirs["hf_hub"].rstrip("/"),)
+    assert theirs["hf_hub"].endswith("/")  # the file is of OpenCLIP's usual name
+    config = row.config
+    assert config.preprocess.mean == tuple(theirs["mean"])
+    assert config.preprocess.std == tuple(theirs["std"])
+    assert config.preprocess.interpolation == theirs["interpolation"]
+    assert config.preprocess.resize_mode == theirs["resize_mode"]
+    assert row.quick_gelu == theirs.get("quick_gelu", False)
+    size = open_clip.get_model_config(row.open_clip[0])["vision_cfg"]["image_size"]
+    assert config.image.image_size == config.preprocess.image_size == size
+
+
+def test_openclip_has_no_other_weights_under_a_quickgelu_name():
+    for alias, (model, quick_gelu, _) in ALIASES.items():
+        if quick_gelu:
+            tags = {row.open_clip[1] for row in PRETRAINED if row.model == model and row.quick_gelu}
+            assert tags <= set(open_clip.list_pretrained_tags_by_model(alias))
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_NAMES)
+def test_every_architecture_is_openclips(name):
+    theirs = config_from_open_clip(open_clip.get_model_config(OPEN_CLIP_NAMES[name]))
+    assert MODELS[name] == theirs
+
+
+@pytest.mark.parametrize("alias", [alias for alias in ALIASES if "eps" not in alias])
+def test_every_alias_is_openclips(alias):
+    assert model_config(alias) == config_from_open_clip(open_clip.get_model_config(alias))
