@@ -92,7 +92,11 @@ def test_bad_options(options):
         Augment(**options)
 
 
-@pytest.mark.parametrize("rng", [None, 0, np.random.RandomState(0), jax.random.key(0)], ids=repr)
+@pytest.mark.parametrize(
+    "rng",
+    [None, 0, np.random.RandomState(0), jax.random.key(0)],
+    ids=["none", "seed", "legacy", "jax"],
+)
 def test_a_generator_is_needed(rng):
     with pytest.raises(ValueError, match=re.escape("rng=np.random.default_rng(seed)")):
         EVERYTHING(IMAGE, rng)
