@@ -46,7 +46,7 @@ def compare(name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=["vit-huge-patch14", "vit-huge-patch16"])
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()

@@ -740,17 +740,21 @@ def test_nothing_is_initialised_at_random(folder, monkeypatch):
     assert len(seen) > 10
 
 
-def test_there_is_no_second_copy_of_the_weights(folder):
-    eqx_clip.load(folder)
+def test_there_is_no_second_copy_of_the_weights(tmp_path):
+    # Many tensors and none that is large: the one being read may be there twice.
+    vision = {**TINY_VIT["vision_cfg"], "width": 120, "layers": 12}
+    text = {**TINY_VIT["text_cfg"], "vocab_size": 100}
+    model = tiny({**TINY_VIT, "vision_cfg": vision, "text_cfg": text})
+    eqx_clip.save(model, tmp_path)
+    eqx_clip.load(tmp_path)
     tracemalloc.start()
     try:
-        loaded = eqx_clip.load(folder)
+        eqx_clip.load(tmp_path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    sizes = [leaf.nbytes for leaf in jax.tree.leaves(loaded)]
-    # The leaves, the one tensor that is being read, and what Python itself needs.
-    assert peak < sum(sizes) + max(sizes) + 2**21
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+    assert 2**21 < peak < size + 2**20
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's /proc")

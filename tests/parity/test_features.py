@@ -98,10 +98,10 @@ def test_text_transformer(activation):
     check(mapped(ours.text, tokens), pooled)
 
 
-def test_convnext():
+def test_convnext_of_any_image_size():
     ours, theirs = both(TINY_CONVNEXT)
-    images, torch_images, _ = inputs(ours)
-    trunk = theirs.visual.trunk
+    images = np.random.default_rng(0).standard_normal((2, 3, 96, 75))
+    torch_images, trunk = torch.tensor(images), theirs.visual.trunk
 
     outputs = [[] for _ in trunk.stages]
     for stage, kept in zip(trunk.stages, outputs, strict=True):
@@ -109,26 +109,24 @@ def test_convnext():
             block.register_forward_hook(lambda *args, kept=kept: kept.append(args[-1]))
     features = trunk.forward_features(torch_images)
 
-    stages = mapped(ours.image.intermediates, images)
+    tower = ours.image
+    stages, ours_features, pooled = mapped(
+        lambda image: (tower.intermediates(image), tower.features(image), tower(image)), images
+    )
     assert [stage.shape for stage in stages] == [
-        (2, 3, 96, 16, 16),
-        (2, 3, 192, 8, 8),
-        (2, 9, 384, 4, 4),
-        (2, 3, 768, 2, 2),
+        (2, 3, 96, 24, 18),
+        (2, 3, 192, 12, 9),
+        (2, 9, 384, 6, 4),
+        (2, 3, 768, 3, 2),
     ]
     for stage, kept in zip(stages, outputs, strict=True):
+        assert len(kept) == stage.shape[1]
         for i, block in enumerate(kept):
             check(stage[:, i], block)
-    check(mapped(ours.image.features, images), features)
+    check(ours_features, features)
 
     # OpenCLIP's own call gives the last block of each stage.
     output = theirs.visual.forward_intermediates(torch_images)
     for stage, last in zip(stages, output["image_intermediates"][-4:], strict=True):
         check(stage[:, -1], last)
-    check(mapped(ours.image, images), output["image_features"])
-
-
-def test_convnext_takes_images_of_any_size():
-    ours, theirs = both(TINY_CONVNEXT)
-    images = np.random.default_rng(0).standard_normal((2, 3, 96, 75))
-    check(mapped(ours.image, images), theirs.visual(torch.tensor(images)))
+    check(pooled, output["image_features"])

@@ -1,5 +1,7 @@
 """The registry against OpenCLIP's own."""
 
+from typing import Any
+
 import pytest
 from models import OPEN_CLIP_NAMES
 from oracle import open_clip
@@ -7,6 +9,12 @@ from oracle import open_clip
 from eqx_clip._models import ALIASES, MODELS, model_config
 from eqx_clip._openclip_config import config_from_open_clip
 from eqx_clip._registry import PRETRAINED
+
+
+def openclip_config(name) -> dict[str, Any]:
+    config = open_clip.get_model_config(name)
+    assert config is not None
+    return config
 
 
 @pytest.mark.parametrize("row", PRETRAINED, ids=lambda row: f"{row.model}:{row.tag}")
@@ -20,7 +28,7 @@ def test_every_row_is_openclips(row):
     assert config.preprocess.interpolation == theirs["interpolation"]
     assert config.preprocess.resize_mode == theirs["resize_mode"]
     assert row.quick_gelu == theirs.get("quick_gelu", False)
-    size = open_clip.get_model_config(row.open_clip[0])["vision_cfg"]["image_size"]
+    size = openclip_config(row.open_clip[0])["vision_cfg"]["image_size"]
     assert config.image.image_size == config.preprocess.image_size == size
 
 
@@ -33,10 +41,10 @@ def test_openclip_has_no_other_weights_under_a_quickgelu_name():
 
 @pytest.mark.parametrize("name", OPEN_CLIP_NAMES)
 def test_every_architecture_is_openclips(name):
-    theirs = config_from_open_clip(open_clip.get_model_config(OPEN_CLIP_NAMES[name]))
+    theirs = config_from_open_clip(openclip_config(OPEN_CLIP_NAMES[name]))
     assert MODELS[name] == theirs
 
 
 @pytest.mark.parametrize("alias", [alias for alias in ALIASES if "eps" not in alias])
 def test_every_alias_is_openclips(alias):
-    assert model_config(alias) == config_from_open_clip(open_clip.get_model_config(alias))
+    assert model_config(alias) == config_from_open_clip(openclip_config(alias))
