@@ -1,42 +1,57 @@
-"""Which text fits an image best?
+"""Says which of several texts describes an image best.
 
     python examples/zero_shot.py CLIP.png "a diagram" "a dog" "a cat"
-    python examples/zero_shot.py CLIP.png "a dog" "a cat" --model vit-large-patch14
-    python examples/zero_shot.py CLIP.png "a dog" "a cat" --model path/to/a/saved/model
+    python examples/zero_shot.py CLIP.png "a diagram" "a dog" --model vit-base-patch16
+    python examples/zero_shot.py CLIP.png "a diagram" "a dog" --model path/of/a/folder
+    python examples/zero_shot.py CLIP.png "a diagram" "a dog" --model hf-hub:organisation/repository
+    python examples/zero_shot.py --list
 
-Prints the texts with their probabilities, the likeliest first.
+Registered weights and those of the hub are downloaded once, then the cache has them.
 """
 
 import argparse
-import sys
+
+import numpy as np
 
 import eqx_clip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("image", help="path of an image")
-    parser.add_argument("texts", nargs="+", metavar="text", help="texts to compare it with")
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Says which of several texts fits an image best.")
+    parser.add_argument("image", nargs="?", help="a file that Pillow can read")
+    parser.add_argument("texts", nargs="*", metavar="text", help="what the image may show")
     parser.add_argument(
         "--model",
         default="vit-base-patch32",
-        help="a registered name, a folder, or hf-hub:organisation/name (default: %(default)s)",
+        help="a registered name, a folder, or hf-hub:organisation/repository (%(default)s)",
     )
-    parser.add_argument("--pretrained", help="a tag of the model (default: its last listed)")
+    parser.add_argument(
+        "--pretrained",
+        default=True,
+        metavar="TAG",
+        help="which weights of a registered model (default: the last that --list shows)",
+    )
+    parser.add_argument("--list", action="store_true", help="show models and tags, and end")
     arguments = parser.parse_args()
+
+    if arguments.list:
+        for name, tag in eqx_clip.list_pretrained():
+            print(f"{name:18} {tag}")
+        return
+    if not arguments.texts:
+        parser.error("an image and at least one text are needed")
     try:
-        clip = eqx_clip.CLIPInference(arguments.model, arguments.pretrained or True)
+        eqx_clip.Preprocess()(arguments.image)  # better an error now than one after a download
+        clip = eqx_clip.CLIPInference(arguments.model, arguments.pretrained)
         per_image, _ = clip(arguments.image, arguments.texts)
-    except (ValueError, OSError) as error:  # a wrong name, no network, a missing or broken file
-        print(f"zero_shot.py: {error}", file=sys.stderr)
-        return 2
-    scores = zip(per_image[0].tolist(), arguments.texts, strict=True)
-    for probability, text in sorted(scores, reverse=True):
-        print(f"{probability:7.2%}  {'#' * round(30 * probability):30}  {text}")
-    return 0
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+    probabilities = np.asarray(per_image[0])
+    for index in np.argsort(-probabilities, kind="stable"):
+        bar = "#" * round(30 * float(probabilities[index]))
+        print(f"{probabilities[index]:6.1%} {bar:30} {arguments.texts[index]}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
