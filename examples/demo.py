@@ -14,7 +14,7 @@ Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, licence CC B
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import equinox as eqx
@@ -195,7 +195,7 @@ def draw(
 
 
 def draw_digits(
-    figure: SubFigure, images: list[Image.Image], labels: np.ndarray, predicted: np.ndarray
+    figure: SubFigure, images: Sequence[Image.Image], labels: np.ndarray, predicted: np.ndarray
 ) -> None:
     for axes, image, label, answer in zip(
         figure.subplots(5, 10).flat, images, labels, predicted, strict=True

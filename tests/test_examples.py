@@ -194,5 +194,5 @@ def test_zero_shot_needs_an_image_and_a_text(zero_shot, image_path):
 def test_zero_shot_without_a_network_says_what_to_do(image_path, tmp_path):
     result = run_example("zero_shot.py", image_path, "a dog", cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith("error: Found no weights.")
+    assert result.stderr.startswith("error: Found none of:")
     assert "Connect once" in result.stderr and "Traceback" not in result.stderr
