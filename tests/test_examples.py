@@ -63,19 +63,19 @@ def check_data(folder: Path, words: tuple[str, ...]) -> None:
     written = {f"digits/{path.name}" for path in (folder / "digits").iterdir()}
     assert training.isdisjoint(held_out) and training | held_out == written
 
-    digits = load_digits()
+    images, targets = load_digits(return_X_y=True)
 
     def index(row):
         return int(Path(row["image_path"]).stem)
 
     for row in held_out_rows:
-        assert int(row["digit"]) == digits.target[index(row)]
+        assert int(row["digit"]) == targets[index(row)]
         with Image.open(folder / row["image_path"]) as image:
             assert image.mode == "L" and image.size == (8, 8)
             pixels = np.asarray(image) / 255 * 16
-        np.testing.assert_allclose(pixels, digits.images[index(row)], atol=0.04)
+        np.testing.assert_allclose(pixels, images[index(row)].reshape(8, 8), atol=0.04)
     for row in train_rows:
-        digit = digits.target[index(row)]
+        digit = targets[index(row)]
         found = re.findall(rf"\b(?:\d|{'|'.join(words)})\b", row["caption"])
         assert found in ([str(digit)], [words[digit]])
 
