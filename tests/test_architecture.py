@@ -13,7 +13,8 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types"},
-    {"_checks", "_image", "_layers", "_loss", "_positions", "_safetensors", "_tokenizer"},
+    {"_checks", "_image", "_layers", "_loss", "_positions", "_safetensors"},
+    {"_tokenizer"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip"},
     {"_encode", "_models", "_openclip_config"},

@@ -81,6 +81,8 @@ def test_random_weights_come_with_a_warning():
 def test_bad_arguments_are_named(clip, folder):
     with pytest.raises(ValueError, match="`softmax_temp` must be a number"):
         eqx_clip.CLIPInference(folder, softmax_temp="warm")
+    with pytest.raises(ValueError, match="`pretrained` must be a tag, True or False"):
+        eqx_clip.CLIPInference(folder, 100.0)
     with pytest.raises(ValueError, match="vit-base-patch32"):
         eqx_clip.CLIPInference("vit-base-patch23")
     with pytest.raises(ValueError):

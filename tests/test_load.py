@@ -1,6 +1,7 @@
 """`load`, `create` and `from_state_dict`: where weights come from, and what is refused."""
 
 import copy
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -29,6 +30,8 @@ import eqx_clip
 from eqx_clip import CLIPConfig, Preprocess, TextConfig, ViTConfig, WeightsNotFoundError
 from eqx_clip import _registry as registry
 from eqx_clip._models import MODELS
+from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip._safetensors import SafetensorsFile
 
 
 NANO = "vit-nano-patch32"  # the smallest registered model
@@ -121,16 +124,35 @@ def test_loads_a_file_as_a_named_architecture(nano, tmp_path, name, spelling):
 def test_quickgelu_spelling_changes_the_activation_of_a_file(tmp_path):
     config = MODELS["vit-base-patch32"]
     assert isinstance(config.image, ViTConfig)
-    # Without weights: the first thing that is wanted after the configuration is the file.
     with pytest.raises(WeightsNotFoundError, match="no file"):
         eqx_clip.load("ViT-B-32-quickgelu", tmp_path / "weights.safetensors")
-    quick = eqx_clip._load._find("ViT-B-32-quickgelu", __file__, cache_dir=None, revision=None)
+    path = tmp_path / "weights.safetensors"
+    save_file({"logit_scale": np.float32([1])}, path)
+    quick = eqx_clip._load._find("ViT-B-32-quickgelu", path, cache_dir=None, revision=None)
     assert quick.config == config.with_quick_gelu()
 
 
 def test_a_file_of_another_architecture_is_refused(folder):
+    for _ in range(2):  # by the configuration beside the file, then by the one within
+        with pytest.raises(ValueError, match=rf"is not '{NANO}': .*width=40"):
+            eqx_clip.load(NANO, folder / WEIGHTS)
+        (folder / CONFIG).unlink(missing_ok=True)
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors, folder / WEIGHTS)
     with pytest.raises(ValueError, match=r"tensors belong nowhere.*do not belong together"):
         eqx_clip.load(NANO, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("where", ["beside", "within"])
+def test_a_file_keeps_its_own_activation_and_preprocessing(where, tmp_path):
+    config = dataclasses.replace(
+        MODELS[NANO].with_quick_gelu(), preprocess=eqx_clip.Preprocess(mean=0.5, std=0.5)
+    )
+    model = eqx_clip.create(config, key=jax.random.key(0))
+    eqx_clip.save(model, tmp_path)
+    if where == "within":
+        (tmp_path / CONFIG).unlink()
+    assert bitwise_equal(eqx_clip.load(NANO, tmp_path / WEIGHTS), model)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +425,6 @@ def test_folder_of_pickles_is_refused_with_the_recipe_and_not_opened(folder, nam
     for source in ([folder / name], [NANO, folder / name], [NANO, str(folder / name)]):
         with pytest.raises(ValueError, match=r"safetensors\.torch\.save_file"):
             eqx_clip.load(*source)
-    assert any(path.endswith(CONFIG) for path in opened)
     assert not any(path.endswith(name) for path in opened)
     assert not (folder / "exploded").exists()
 
@@ -556,6 +577,8 @@ def test_a_broken_configuration_is_refused(folder, text, words):
 
 
 def test_a_folder_without_configuration_is_refused(folder):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors, folder / WEIGHTS)  # and none within the file, either
     (folder / CONFIG).unlink()
     with pytest.raises(WeightsNotFoundError, match=f"no '{CONFIG}'"):
         eqx_clip.load(folder)
@@ -575,6 +598,77 @@ def test_options_without_effect_and_defaults_are_accepted(model, folder):
     ]:
         edit_config(folder, path, value)
     assert bitwise_equal(eqx_clip.load(folder), model)
+
+
+def test_options_of_the_other_kind_of_tower_do_not_count(tmp_path):
+    spelled_out = {
+        **{"timm_pool": "avg", "timm_proj": "linear", "timm_proj_bias": False, "timm_drop": 0.0},
+        **{"timm_model_name": None, "timm_model_pretrained": False, "timm_drop_path": None},
+    }
+    vit = {**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], **spelled_out}}
+    assert config_from_open_clip(vit) == config_from_open_clip(TINY_VIT)
+    vision = {**TINY_CONVNEXT["vision_cfg"], "ls_init_value": None, "pool_type": "tok"}
+    vision["timm_model_name"] += ".fb_in22k"
+    convnext = {**TINY_CONVNEXT, "vision_cfg": vision}
+    assert config_from_open_clip(convnext) == config_from_open_clip(TINY_CONVNEXT)
+
+
+def test_a_square_is_one_size_however_it_is_written():
+    square = {**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], "image_size": 48}}
+    pair = {**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], "image_size": [48, 48]}}
+    assert config_from_open_clip(square) == config_from_open_clip(pair)
+
+
+def test_a_folder_of_a_models_name_is_read_by_its_path(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    eqx_clip.save(model, "convnext/base")
+    assert bitwise_equal(eqx_clip.load("convnext/base"), model)
+
+
+def test_pickles_are_named_where_the_configuration_is_missing_too(folder):
+    (folder / WEIGHTS).rename(folder / "open_clip_pytorch_model.bin")
+    (folder / CONFIG).unlink()
+    with pytest.raises(WeightsNotFoundError, match="holds only pickles"):
+        eqx_clip.load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_a_type_that_numpy_does_not_have_is_named(dtype, tmp_path):
+    header = json.dumps({"logit_scale": {"dtype": dtype, "shape": [1], "data_offsets": [0, 1]}})
+    data = len(header).to_bytes(8, "little") + header.encode() + b"0"
+    (tmp_path / WEIGHTS).write_bytes(data)
+    with SafetensorsFile(tmp_path / WEIGHTS) as file, pytest.raises(ValueError, match=dtype):
+        file["logit_scale"]
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: eqx_clip.load(None), "`source` must be a string or a path; got None"),
+        (lambda: eqx_clip.load(NANO, 3), "`tag` must be a string or a path; got 3"),
+        (lambda: eqx_clip.create(5, key=jax.random.key(0)), "Expected a name, a CLIPConfig"),
+        (lambda: eqx_clip.create(NANO, key=jax.random.key(0), dtype="float12"), "'float12'"),
+        (lambda: eqx_clip.load("VIT_BASE_PATCH32x"), "Did you mean 'vit-base-patch32'"),
+        (lambda: eqx_clip.from_state_dict(NANO, [("a", 1)]), "Expected a state dict"),
+        (lambda: ViTConfig(**VIT, activation="relu"), "`activation` must be one of 'gelu', 'qu"),
+        (lambda: eqx_clip.ConvNeXtConfig(**CONVNEXT, head="Linear"), "`head` must be one of"),
+        (lambda: eqx_clip.ConvNeXtConfig(**CONVNEXT, image_size=7), "below 8 x 8 pixels; got a"),
+    ],
+)
+def test_wrong_arguments_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+VIT = {"patch_size": 8, "width": 8, "depth": 1, "num_heads": 1, "embed_dim": 8}
+CONVNEXT = {"depths": (1, 1), "widths": (8, 8), "embed_dim": 8}
+
+
+def test_numbers_of_numpy_are_numbers():
+    numpy = {name: np.int64(value) for name, value in VIT.items()}
+    config = ViTConfig(**numpy, mlp_ratio=np.float32(2))
+    assert config == ViTConfig(**VIT, mlp_ratio=2)
+    assert all(type(value) in (int, float, str) for value in dataclasses.asdict(config).values())
 
 
 # Spellings of a state dict
@@ -820,7 +914,7 @@ def test_resized_bfloat16_is_the_resized_float32_rounded_once(folder):
         ({"image_size": (48, 32, 3)}, "`image_size` must be a positive whole number"),
         ({"image_size": 4}, "must hold at least one patch"),
         ({"context_length": 0}, "`context_length` must be a whole number above 0"),
-        ({"context_length": 1}, "`context_length` must be an int of at least 2"),
+        ({"context_length": 1}, "`context_length` must be at least 2"),
         ({"context_length": 9.0}, "`context_length` must be a whole number above 0"),
     ],
 )
@@ -906,3 +1000,30 @@ def test_create_depends_on_nothing_but_configuration_and_key():
 def test_create_refuses_what_cannot_be_built(options, words):
     with pytest.raises(ValueError, match=words):
         eqx_clip.create(**{"name_or_config": SMALL, "key": jax.random.key(0), **options})
+
+
+def test_tensors_that_cannot_be_read_are_named(model):
+    class Tensor:
+        def __array__(self, *_, **__):
+            raise TypeError("Got unsupported ScalarType BFloat16")
+
+    tensors = {**eqx_clip.to_state_dict(model), "visual.proj": Tensor()}
+    with pytest.raises(ValueError, match=r"'visual\.proj' cannot be read.*BFloat16.*float\(\)"):
+        eqx_clip.from_state_dict(TINY_VIT, tensors)
+
+
+def test_a_stack_of_mixed_types_has_the_widest_and_runs(model):
+    tensors = eqx_clip.to_state_dict(model)
+    for name in ("visual.transformer.resblocks.0.ln_1.weight", "token_embedding.weight"):
+        tensors[name] = tensors[name].astype(np.float16)
+    tensors["positional_embedding"] = tensors["positional_embedding"].astype(np.float16)
+    loaded = eqx_clip.from_state_dict(TINY_VIT, tensors)
+    assert loaded.image.stack.block.ln_1.weight.dtype == jnp.float32
+    assert loaded.text.token_embedding.dtype == jnp.float16
+    assert loaded.encode_text(np.arange(13)).dtype == jnp.float32
+
+
+def test_sizes_that_openai_stored_as_tensors_are_ignored(model):
+    legacy = dict.fromkeys(("input_resolution", "context_length", "vocab_size"), np.int64(7))
+    tensors = {**eqx_clip.to_state_dict(model), **legacy}
+    assert bitwise_equal(eqx_clip.from_state_dict(TINY_VIT, tensors), model)

@@ -137,8 +137,8 @@ def test_decode_refuses_what_is_no_row_of_ids(ids, complaint):
     [
         (None, "caption 0 is of type NoneType"),
         (7, "caption 0 is of type int"),
-        (b"a cat", r"type bytes\. Decode bytes first"),
-        (["a cat", b"a dog"], r"caption 1 is of type bytes\. Decode bytes first"),
+        (b"a cat", r"type bytes\. Decode it"),
+        (["a cat", b"a dog"], r"caption 1 is of type bytes\. Decode it"),
         (["a cat", None], "caption 1 is of type NoneType"),
         ([["a cat"]], "caption 0 is of type list"),
     ],
@@ -158,7 +158,7 @@ def test_encode_takes_one_string(text):
 
 @pytest.mark.parametrize("context_length", [1, 0, -77, 77.0, "77", True])
 def test_a_context_length_needs_room_for_start_and_end(context_length):
-    complaint = "int of at least 2"
+    complaint = "`context_length` must be (at least 2|a whole number)"
 
     with pytest.raises(ValueError, match=complaint):
         Tokenizer(context_length)

@@ -43,6 +43,9 @@ def test_many_prompts_give_what_few_at_a_time_give(model):
         ("cat", ["{}"], "must be a list; got the string 'cat'"),
         (["cat"], "a {}", "must be a list; got the string 'a {}'"),
         (["cat"], ["a photo"], r"'a photo' must have a '\{\}'"),
+        (["cat"], ["a {} and {x}"], "and no other braces"),
+        (["cat"], ["a {{}} x"], r"must have a '\{\}'"),
+        (["cat"], ["a {"], r"must have a '\{\}'"),
     ],
 )
 def test_bad_arguments_are_named(model, names, templates, message):

@@ -1,14 +1,16 @@
 """Checks of what comes in from users: each error names what was given, expected, and the remedy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ._types import AnyArray, Input, Number
+from ._types import AnyArray, Input
 
 
 def check_image(image: Input, size: tuple[int, int] | None) -> Array:
@@ -80,39 +82,63 @@ def check_tokens(tokens: Input, context_length: int, vocab_size: int) -> Array:
     return jnp.asarray(tokens)
 
 
-def check_counts(**values: object) -> None:
-    """A `ValueError` for the first value that is not a whole number above 0."""
-    for name, value in values.items():
-        if not _is_count(value):
-            raise ValueError(f"`{name}` must be a whole number above 0; got {value!r}.")
+def as_count(name: str, value: Any) -> int:
+    """`value` as an `int`, or a `ValueError` if it is not a whole number above 0."""
+    if not _is_count(value):
+        raise ValueError(f"`{name}` must be a whole number above 0; got {value!r}.")
+    return int(value)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def as_counts(name: str, values: Sequence[Any]) -> tuple[int, ...]:
+    """Each value as `as_count` gives it."""
+    return tuple(as_count(name, value) for value in values)
 
 
-def check_sizes(**values: object) -> None:
-    """A `ValueError` for the first value that is neither a whole number above 0 nor two of them."""
-    for name, value in values.items():
-        sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-        if not all(_is_count(side) for side in sides):
-            raise ValueError(
-                f"`{name}` must be a whole number above 0, or (height, width); got {value!r}."
-            )
+def as_size(name: str, value: Any) -> int | tuple[int, int]:
+    """`value` as one number for a square or as (height, width), or a `ValueError`."""
+    sides: tuple[Any, ...] = (
+        value if isinstance(value, tuple) and len(value) == 2 else (value, value)
+    )
+    if not all(_is_count(side) for side in sides):
+        raise ValueError(
+            f"`{name}` must be a whole number above 0, or (height, width); got {value!r}."
+        )
+    height, width = (int(side) for side in sides)
+    return height if height == width else (height, width)
 
 
-def check_finite(**values: object) -> None:
-    """A `ValueError` for the first value that is not a finite number."""
-    for name, value in values.items():
-        if not isinstance(value, Number) or not math.isfinite(value):
-            raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a size given as a pair or as one number for a square."""
+    return (size, size) if isinstance(size, int) else size
 
 
-def check_positive(**values: object) -> None:
-    """A `ValueError` for the first value that is not a number above 0."""
-    for name, value in values.items():
-        if not isinstance(value, Number) or not 0 < value < math.inf:
-            raise ValueError(f"`{name}` must be a number above 0; got {value!r}.")
+def as_finite(name: str, value: Any) -> float:
+    """`value` as a `float`, or a `ValueError` if it is not a finite number."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
+    return float(value)
+
+
+def as_positive(name: str, value: Any) -> float:
+    """`value` as a `float`, or a `ValueError` if it is not a finite number above 0."""
+    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise ValueError(f"`{name}` must be a number above 0; got {value!r}.")
+    return float(value)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in tuple(choices):
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def canonicalize(config: Any, check: Callable[[str, Any], Any], *names: str) -> None:
+    """Brings fields of a frozen configuration to their one form, by a function of this file."""
+    for name in names:
+        object.__setattr__(config, name, check(name, getattr(config, name)))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -121,6 +147,7 @@ def check_heads(width: int, num_heads: int) -> None:
 
 
 def did_you_mean(given: str, names: Sequence[str]) -> str:
-    """' Did you mean ...?' with the nearest of `names`, or nothing."""
-    close = get_close_matches(given, names, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """' Did you mean ...?' with the nearest of `names`, or nothing. Letter case does not count."""
+    by_spelling = {name.lower().replace("_", "-"): name for name in names}
+    close = get_close_matches(given.lower().replace("_", "-"), by_spelling, n=1, cutoff=0.5)
+    return f" Did you mean {by_spelling[close[0]]!r}?" if close else ""

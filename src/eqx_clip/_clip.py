@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int32, PRNGKeyArray
 
-from ._checks import check_finite
+from ._checks import as_finite, canonicalize
 from ._convnext import ConvNeXtConfig
 from ._preprocess import Preprocess
 from ._text import TextConfig
@@ -44,9 +44,9 @@ class CLIPConfig:
     init_logit_bias: Real | None = None
 
     def __post_init__(self):
-        check_finite(init_logit_scale=self.init_logit_scale)
+        canonicalize(self, as_finite, "init_logit_scale")
         if self.init_logit_bias is not None:
-            check_finite(init_logit_bias=self.init_logit_bias)
+            canonicalize(self, as_finite, "init_logit_bias")
 
     def resize(
         self,
@@ -119,6 +119,12 @@ class CLIP(eqx.Module):
 
         Raises `ValueError` if the towers' vectors differ in length.
         """
+        for name, tower in (("image", image), ("text", text)):
+            if not hasattr(tower, "embed_dim"):
+                raise ValueError(
+                    f"The {name} tower, {type(tower).__name__}, must say how long its vectors are: "
+                    "give it an attribute or property `embed_dim`."
+                )
         if image.embed_dim != text.embed_dim:
             raise ValueError(
                 f"The towers must share an embedding: the image tower gives {image.embed_dim} "

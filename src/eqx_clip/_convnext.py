@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,9 +11,18 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-from ._checks import check_counts, check_image, check_positive, check_sizes
+from ._checks import (
+    as_count,
+    as_counts,
+    as_positive,
+    as_size,
+    canonicalize,
+    check_choice,
+    check_image,
+    pair,
+)
 from ._layers import MLP, PatchConv2d, Stack, layer_norm, linear, normal, with_weight
-from ._types import Count, Input, Real, Size
+from ._types import Count, Head, Input, Real, Size
 
 
 # timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
@@ -32,7 +41,7 @@ class ConvNeXtConfig:
     depths: tuple[Count, ...]
     widths: tuple[Count, ...]
     embed_dim: Count
-    head: Literal["linear", "mlp"] = "linear"
+    head: Head = "linear"
     norm_eps: Real = 1e-6
 
     def __post_init__(self):
@@ -41,11 +50,21 @@ class ConvNeXtConfig:
                 f"`depths={self.depths}` and `widths={self.widths}` must be as many, one of each "
                 "for every stage, and at least one."
             )
-        for depth, width in zip(self.depths, self.widths, strict=True):
-            check_counts(depths=depth, widths=width)
-        check_counts(embed_dim=self.embed_dim)
-        check_sizes(image_size=self.image_size)
-        check_positive(norm_eps=self.norm_eps)
+        canonicalize(self, as_counts, "depths", "widths")
+        canonicalize(self, as_count, "embed_dim")
+        canonicalize(self, as_size, "image_size")
+        canonicalize(self, as_positive, "norm_eps")
+        check_choice("head", self.head, ("linear", "mlp"))
+        self.check_side(min(pair(self.image_size)))
+
+    def check_side(self, side: int) -> None:
+        """`ValueError` if nothing would be left of an image of this height or width."""
+        smallest = 4 * 2 ** (len(self.depths) - 1)
+        if side < smallest:
+            raise ValueError(
+                f"A ConvNeXt of {len(self.depths)} stages halves images to nothing below "
+                f"{smallest} x {smallest} pixels; got a side of {side}."
+            )
 
     def build(self, *, key: PRNGKeyArray) -> "ConvNeXt":
         return ConvNeXt(self, key=key)
@@ -86,10 +105,10 @@ def _shifted_depthwise(x: Array, weight: Array) -> Array:
     size = weight.shape[-1]
     pad = (size // 2, size // 2)
     padded = jnp.pad(x, (pad, pad, (0, 0)))
-    y = jnp.zeros_like(x)
+    y = jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
     for i, j in itertools.product(range(size), repeat=2):
         y = y + padded[i : i + height, j : j + width] * weight[:, 0, i, j]
-    return y
+    return y.astype(x.dtype)
 
 
 class ConvNeXtBlock(eqx.Module):
@@ -210,6 +229,7 @@ class ConvNeXt(eqx.Module):
 
     def _embed(self, image: Input) -> Float[Array, "rows columns width"]:
         image = check_image(image, None).astype(self.stem.weight.dtype)
+        self.config.check_side(min(image.shape[1:]))
         return jax.vmap(jax.vmap(self.stem_norm))(self.stem(image.transpose(1, 2, 0)))
 
 

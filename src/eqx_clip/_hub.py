@@ -12,7 +12,13 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.safetensors",
     "model.safetensors",
 )
-PICKLE_FILES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth", "pytorch_model.bin")
+PICKLE_FILES = (
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # Shown to whoever has nothing but a pickle. The README has it, too.

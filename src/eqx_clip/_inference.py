@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,12 @@ from PIL import Image
 from ._encode import encode_images, encode_texts
 from ._load import create, load
 from ._types import AnyArray, ImageLike, Number, TextLike
+
+
+if TYPE_CHECKING:
+    Pretrained = str | bool
+else:
+    Pretrained = Any  # a `ValueError` speaks first
 
 
 class CLIPInference:
@@ -30,7 +37,7 @@ class CLIPInference:
     def __init__(
         self,
         model_name: str | os.PathLike[str],
-        pretrained: str | bool = True,
+        pretrained: Pretrained = True,
         *,
         softmax_temp: Number | str | None = "learned",
         dtype: DTypeLike = jnp.float32,
@@ -46,6 +53,8 @@ class CLIPInference:
 
         Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is no number.
         """
+        if not isinstance(pretrained, str | bool):
+            raise ValueError(f"`pretrained` must be a tag, True or False; got {pretrained!r}.")
         if not (softmax_temp in ("learned", None) or isinstance(softmax_temp, Number)):
             raise ValueError(
                 f"`softmax_temp` must be a number, None or 'learned'; got {softmax_temp!r}."

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,8 +12,7 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-
-Activation = Literal["gelu", "quick_gelu"]
+from ._types import Activation
 
 
 def gelu(x: Array) -> Array:
@@ -242,4 +241,6 @@ def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
         y = block(x)
         return y, y if keep_all else None
 
-    return jax.lax.scan(step, x, block)
+    # A scan's carry keeps its type, and weights may be of several.
+    dtype = jnp.result_type(x, *jax.tree.leaves(block))
+    return jax.lax.scan(step, x.astype(dtype), block)

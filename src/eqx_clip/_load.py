@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -31,11 +31,16 @@ from ._openclip_config import config_from_open_clip
 from ._positions import resize_image_positions, resize_text_positions
 from ._registry import find_pretrained
 from ._safetensors import SafetensorsFile
-from ._types import Count, Real, Size
+from ._types import Count, PathLike, Real, Size
 from ._vision import ViTConfig
 
 
-ConfigLike = str | CLIPConfig | Mapping[str, Any]
+# Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
+if TYPE_CHECKING:
+    ConfigLike = str | CLIPConfig | Mapping[str, Any]
+    StateDict = Mapping[str, np.ndarray]
+else:
+    ConfigLike = StateDict = Any
 
 
 class Found(NamedTuple):
@@ -46,8 +51,8 @@ class Found(NamedTuple):
 
 
 def load(
-    source: str | os.PathLike[str],
-    tag: str | os.PathLike[str] | None = None,
+    source: PathLike,
+    tag: PathLike | None = None,
     *,
     dtype: DTypeLike = jnp.float32,
     image_size: Size | None = None,
@@ -62,10 +67,13 @@ def load(
     - `source`: one of
         - a registered name, ours or OpenCLIP's (`eqx_clip.list_pretrained()`), with its `tag`;
           without one the last that `eqx_clip.list_pretrained_by_model(name)` lists;
-        - a name, and as `tag` the path of a `.safetensors` file with weights of that architecture;
+        - a name, and as `tag` the path of a `.safetensors` file with weights of that architecture.
+          Activation and preprocessing are those of the configuration in the file or beside it;
+          without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU;
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format;
         - a folder in OpenCLIP's format: `open_clip_config.json` and safetensors.
-    - `dtype`: what the weights are stored, and computed with, as.
+    - `dtype`: what the weights are stored, and computed with, as: all of them, the logit scale
+      with the rest.
     - `image_size` (pixels, or (height, width)), `context_length` (tokens): resize the positional
       embeddings, and the preprocessing with them, as OpenCLIP does.
     - `cache_dir`, `revision`: of the hub; by default huggingface-hub's cache and the main branch.
@@ -116,13 +124,14 @@ def create(
 
 def from_state_dict(
     name_or_config: ConfigLike,
-    tensors: Mapping[str, np.ndarray],
+    tensors: StateDict,
     *,
     dtype: DTypeLike | None = None,
 ) -> CLIP:
     """The model of OpenCLIP's state dict: NumPy (or any array-like) tensors by OpenCLIP's names.
 
-    `name_or_config` as in `create`. `dtype`: None keeps the tensors' own. The arrays are copied.
+    `name_or_config` as in `create`. `dtype`: None keeps the tensors' own (a stack of mixed types
+    has the widest; outside JAX's 64-bit mode float64 becomes float32). The arrays are copied.
     Raises `ValueError` for a missing tensor, one left over, one of another shape, one not of
     floats. Inverse of `to_state_dict`.
     """
@@ -135,16 +144,24 @@ def _as_config(name_or_config: ConfigLike) -> CLIPConfig:
         return name_or_config
     if isinstance(name_or_config, Mapping):
         return config_from_open_clip(name_or_config)
+    if not isinstance(name_or_config, str):
+        raise ValueError(
+            "Expected a name, a CLIPConfig, or a dictionary in OpenCLIP's format; got "
+            f"{name_or_config!r}."
+        )
     return model_config(name_or_config)
 
 
 def _find(
-    source: str | os.PathLike[str],
-    tag: str | os.PathLike[str] | None,
+    source: PathLike,
+    tag: PathLike | None,
     *,
     cache_dir: str | os.PathLike[str] | None,
     revision: str | None,
 ) -> Found:
+    for argument, value in (("source", source), ("tag", "" if tag is None else tag)):
+        if not isinstance(value, str | os.PathLike):
+            raise ValueError(f"`{argument}` must be a string or a path; got {value!r}.")
     name = os.fspath(source)
     if name.startswith("hf-hub:"):
         _refuse(tag=tag, where="a repository of the hub")
@@ -152,10 +169,12 @@ def _find(
         config = fetch([repo], [CONFIG_FILE], revision=revision, cache_dir=cache_dir)
         weights = fetch([repo], WEIGHT_FILES, revision=revision, cache_dir=cache_dir)
         return Found(_read_config(config), weights)
-    if isinstance(source, str) and is_model(name):
+    is_path = os.sep in name and Path(name).is_dir()  # "ViT-B/32" is none
+    if isinstance(source, str) and is_model(name) and not is_path:
         if tag is not None and _is_file_name(tag):
             _refuse(revision=revision, where="a file")
-            return Found(model_config(name), _existing_weights(Path(tag)))
+            weights = _existing_weights(Path(tag))
+            return Found(_config_of_file(name, weights), weights)
         row = find_pretrained(name, None if tag is None else os.fspath(tag))
         return Found(
             row.config, fetch(row.repos, row.files, revision=revision, cache_dir=cache_dir)
@@ -163,9 +182,12 @@ def _find(
     folder = Path(name.removeprefix("local-dir:"))
     if folder.is_dir():
         _refuse(tag=tag, revision=revision, where="a folder")
-        return Found(_read_config(folder / CONFIG_FILE), find_in_folder(folder))
+        weights = find_in_folder(folder)
+        return Found(_own_config(weights) or _missing_config(folder), weights)
     if folder.is_file():
         check_not_pickle(folder)
+        if folder.suffix != ".safetensors":
+            raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
         raise ValueError(
             f"{name!r} is a file, and does not say what it holds. Name its architecture, "
             f"`eqx_clip.load('vit-base-patch32', {name!r})`, or load a folder with {CONFIG_FILE!r} "
@@ -196,28 +218,60 @@ def _refuse(*, where: str, **arguments: Any) -> None:
             raise ValueError(f"`{name}={value!r}` has no meaning for {where}.")
 
 
-def _read_config(path: Path) -> CLIPConfig:
-    if not path.is_file():
-        raise WeightsNotFoundError(
-            f"There is no {path.name!r} in {path.parent}. It says what the weights are: write one, "
-            "as OpenCLIP does, or name the architecture: "
-            "`eqx_clip.load('vit-base-patch32', 'weights.safetensors')`."
+def _config_of_file(name: str, weights: Path) -> CLIPConfig:
+    """What one file of weights is: `name`, with the file's own activation and preprocessing."""
+    named, own = model_config(name), _own_config(weights)
+    if own is None:
+        return named
+    # With the quick GELU on both sides the activation does not count.
+    quick = named.with_quick_gelu(), own.with_quick_gelu()
+    if quick[0].image != quick[1].image or quick[0].text != quick[1].text:
+        raise ValueError(
+            f"{weights} is not {name!r}: the configuration in the file or beside it says "
+            f"{own.image} and {own.text}. Load its folder: "
+            f"`eqx_clip.load({str(weights.parent)!r})`."
         )
+    return own
+
+
+def _own_config(weights: Path) -> CLIPConfig | None:
+    """The configuration that lies beside the weights, or else the one that they carry, if any."""
+    path = weights.parent / CONFIG_FILE
+    if path.is_file():
+        return _read_config(path)
+    with SafetensorsFile(weights) as tensors:
+        text = tensors.metadata.get(CONFIG_FILE)
+    return None if text is None else _parse_config(text, where=weights)
+
+
+def _read_config(path: Path) -> CLIPConfig:
+    return _parse_config(path.read_bytes(), where=path)
+
+
+def _parse_config(text: str | bytes, *, where: Path) -> CLIPConfig:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(config, Mapping):
-        raise ValueError(f"{path} must hold an object in OpenCLIP's format.")
+        raise ValueError(f"{where} must hold an object in OpenCLIP's format.")
     try:
         return config_from_open_clip(config)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _missing_config(folder: Path) -> NoReturn:
+    raise WeightsNotFoundError(
+        f"There is no {CONFIG_FILE!r} in {folder}. It says what the weights are: write one, as "
+        "OpenCLIP does, or name the architecture: "
+        "`eqx_clip.load('vit-base-patch32', 'weights.safetensors')`."
+    )
 
 
 def _fill(
     config: CLIPConfig,
-    tensors: Mapping[str, np.ndarray],
+    tensors: StateDict,
     dtype: DTypeLike | None,
     edits: Mapping[str, Edit] = MappingProxyType({}),
 ) -> CLIP:
@@ -240,7 +294,10 @@ def _resizing(old: CLIPConfig, new: CLIPConfig) -> dict[str, Edit]:
 
 def check_dtype(dtype: DTypeLike) -> np.dtype:
     """`dtype`, if arrays of it can be made; else `ValueError`."""
-    dtype = jnp.dtype(dtype)
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"`dtype` must be a type of floats; got {dtype!r}.") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"Weights must be of floats; got `dtype={dtype.name}`.")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:

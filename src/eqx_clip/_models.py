@@ -1,13 +1,14 @@
 """The known architectures, as data, and the names they go by."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ._checks import did_you_mean
 from ._clip import CLIPConfig
 from ._convnext import ConvNeXtConfig
 from ._preprocess import Preprocess
 from ._text import TextConfig
+from ._types import Head
 from ._vision import ViTConfig
 
 
@@ -38,7 +39,7 @@ def _convnext(
     text: tuple[int, int],
     *,
     image_size: int,
-    head: Literal["linear", "mlp"] = "linear",
+    head: Head = "linear",
 ) -> CLIPConfig:
     embed_dim, text_depth = text
     return CLIPConfig(

@@ -1,7 +1,8 @@
 """OpenCLIP's state dicts: name tables, and one strict interpreter that reads them both ways."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +157,7 @@ def to_state_dict(model: CLIP) -> dict[str, np.ndarray]:
     """
     tensors = {}
     for leaf, keys, stacked in entries(model):
-        array = np.asarray(leaf)
+        array = np.asarray(leaf, order="C")  # safetensors writes the memory as it lies
         tensors.update(zip(keys, array if stacked else [array], strict=True))
     return tensors
 
@@ -171,7 +172,8 @@ def fill(
 
     Strict both ways: raises `ValueError` for a missing tensor, for one that is left over, for one
     of another shape and for one that is not of floats. Each tensor is read once, and copied once,
-    into its leaf. `dtype`: of every leaf; None keeps that of the tensors.
+    into its leaf. `dtype`: of every leaf; None keeps that of the tensors, of those of a stack the
+    one that holds all.
     """
     rows = list(entries(skeleton))
     _check_keys({key for row in rows for key in row.tensors}, set(tensors))
@@ -180,20 +182,33 @@ def fill(
 
 
 def _fill_leaf(row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None) -> jax.Array:
-    leaf = None
+    if dtype is None:
+        dtype = functools.reduce(
+            jnp.promote_types, (_read(tensors, key).dtype for key in row.tensors)
+        )
+    leaf = np.empty(row.leaf.shape, dtype)
     for i, key in enumerate(row.tensors):
-        tensor = np.asarray(tensors[key])
+        tensor = _read(tensors, key)
         if tensor.shape != row.shape:
             raise ValueError(
                 f"Tensor {key!r} must have shape {row.shape} in this configuration; it has "
                 f"{tensor.shape}. Weights and configuration do not belong together."
             )
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            raise ValueError(f"Tensor {key!r} must be of floats; it is of {tensor.dtype}.")
-        if leaf is None:
-            leaf = np.empty(row.leaf.shape, dtype or tensor.dtype)
         leaf[i if row.stacked else ...] = tensor
     return jnp.asarray(leaf)
+
+
+def _read(tensors: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    try:
+        tensor = np.asarray(tensors[key])
+    except (TypeError, RuntimeError, ValueError) as error:  # of whatever library made the tensor
+        raise ValueError(
+            f"Tensor {key!r} cannot be read as a NumPy array: {error} Of a torch tensor: "
+            "`tensor.detach().float().numpy()`."
+        ) from error
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise ValueError(f"Tensor {key!r} must be of floats; it is of {tensor.dtype}.")
+    return tensor
 
 
 def _check_keys(expected: set[str], given: set[str]) -> None:
@@ -220,6 +235,9 @@ def _some(keys: list[str]) -> str:
 
 Edit = Callable[[np.ndarray], np.ndarray]
 
+# OpenAI's own files say sizes as tensors; OpenCLIP drops them, too.
+_LEGACY = ("input_resolution", "context_length", "vocab_size")
+
 
 class Canonical(Mapping[str, np.ndarray]):
     """A state dict that OpenCLIP reads, in its plain form; each tensor is read when asked for.
@@ -230,11 +248,14 @@ class Canonical(Mapping[str, np.ndarray]):
     one plain name.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], edits: Mapping[str, Edit]):
+    def __init__(self, tensors: Any, edits: Mapping[str, Edit]):
+        if not (isinstance(tensors, Mapping) and all(isinstance(key, str) for key in tensors)):
+            raise ValueError("Expected a state dict, a mapping of arrays by OpenCLIP's names.")
+        keys = [key for key in tensors if key not in _LEGACY]
         self._tensors = tensors
-        self._keys = {key.removeprefix("module.").removeprefix("text."): key for key in tensors}
+        self._keys = {key.removeprefix("module.").removeprefix("text."): key for key in keys}
         self._edits = {"logit_scale": _scalar, "logit_bias": _scalar, **edits}
-        if len(self._keys) != len(tensors):
+        if len(self._keys) != len(keys):
             raise ValueError("The state dict has tensors twice, with and without a prefix.")
 
     def __getitem__(self, key: str) -> np.ndarray:

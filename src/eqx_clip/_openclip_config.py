@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ._checks import check_counts
+from ._checks import as_count
 from ._clip import CLIP, LOGIT_SCALE, CLIPConfig, Tower
 from ._convnext import ConvNeXt, ConvNeXtConfig
 from ._preprocess import Preprocess
@@ -49,7 +49,6 @@ _VIT_DEFAULTS = {
     "no_ln_pre": False,
     "pos_embed_type": "learnable",
     "pool_type": "tok",
-    "timm_model_name": None,
 }
 _TIMM_DEFAULTS = {"timm_pool": "", "timm_proj_bias": False}
 _TEXT_DEFAULTS = {
@@ -82,7 +81,10 @@ def config_from_open_clip(config: Mapping[str, Any]) -> CLIPConfig:
     here can reproduce, naming the option, and for options that OpenCLIP does not have.
     """
     model = _section(config, "model_cfg") if "model_cfg" in config else dict(config)
-    preprocess = _section(config, "preprocess_cfg") if "preprocess_cfg" in config else {}
+    preprocess = _section(config, "preprocess_cfg") if config.get("preprocess_cfg") else {}
+    for key in preprocess:
+        if key not in (*_PREPROCESS_KEYS, "size", "mode"):
+            raise ValueError(f"`{key}={preprocess[key]!r}` in `preprocess_cfg` is not known.")
     vision, text = _section(model, "vision_cfg"), _section(model, "text_cfg")
     embed_dim = _required(model, "embed_dim", "model_cfg")
     quick_gelu = model.pop("quick_gelu", None)
@@ -95,7 +97,8 @@ def config_from_open_clip(config: Mapping[str, Any]) -> CLIPConfig:
     }
     known = ("embed_dim", "vision_cfg", "text_cfg")
     _refuse_others({key: model[key] for key in model if key not in known}, {}, "model_cfg")
-    image = (_convnext if vision.get("timm_model_name") else _vit)(vision, embed_dim, activation)
+    trunk = vision.pop("timm_model_name", None)
+    image = _convnext(vision, trunk, embed_dim) if trunk else _vit(vision, embed_dim, activation)
     return CLIPConfig(
         image=image,
         text=_text(text, embed_dim, activation),
@@ -108,8 +111,9 @@ def config_from_open_clip(config: Mapping[str, Any]) -> CLIPConfig:
 
 
 def _vit(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> ViTConfig:
-    width, head_width = cfg.pop("width", 768), cfg.pop("head_width", 64)
-    check_counts(width=width, head_width=head_width)
+    cfg = {key: value for key, value in cfg.items() if not key.startswith("timm_")}
+    width = as_count("width", cfg.pop("width", 768))
+    head_width = as_count("head_width", cfg.pop("head_width", 64))
     if isinstance(cfg.get("layers"), list | tuple):
         raise ValueError(
             f"`vision_cfg` describes a ResNet (`layers={cfg['layers']}`), which is not supported."
@@ -128,11 +132,12 @@ def _vit(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> ViTConfig:
     return config
 
 
-def _convnext(cfg: dict[str, Any], embed_dim: Count, _: Any) -> ConvNeXtConfig:
-    # OpenCLIP ignores the transformer's sizes, and `quick_gelu`, in timm's towers.
-    for key in ("layers", "width", "head_width", "mlp_ratio", "patch_size"):
-        cfg.pop(key, None)
-    name, head = cfg.pop("timm_model_name"), cfg.pop("timm_proj", "linear")
+def _convnext(cfg: dict[str, Any], name: Any, embed_dim: Count) -> ConvNeXtConfig:
+    # OpenCLIP ignores the transformer's options, and `quick_gelu`, in timm's towers.
+    sizes = ("layers", "width", "head_width", "mlp_ratio", "patch_size")
+    cfg = {key: value for key, value in cfg.items() if key not in (*sizes, *_VIT_DEFAULTS)}
+    head = cfg.pop("timm_proj", "linear")
+    name = name.partition(".")[0] if isinstance(name, str) else name  # timm's name of the weights
     if name not in tuple(TIMM_TRUNKS):  # not by its hash: a JSON file may hold anything here
         raise ValueError(
             f"`timm_model_name={name!r}` is not supported; supported: {', '.join(TIMM_TRUNKS)}."

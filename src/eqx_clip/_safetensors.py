@@ -23,6 +23,7 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
                 f"{path.stat().st_size:,} bytes; delete it and fetch it again."
             ) from None
         self._keys = dict.fromkeys(self._file.keys())
+        self.metadata: dict[str, str] = self._file.metadata() or {}
 
     def __enter__(self) -> "SafetensorsFile":
         self._file.__enter__()
@@ -34,7 +35,14 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self._keys:
             raise KeyError(key)
-        return self._file.get_tensor(key)
+        try:
+            return self._file.get_tensor(key)
+        except AttributeError:  # of NumPy, which has no such type
+            dtype = self._file.get_slice(key).get_dtype()
+            raise ValueError(
+                f"Tensor {key!r} is of type {dtype}, which is not supported: convert it to "
+                "float16, bfloat16 or float32."
+            ) from None
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys

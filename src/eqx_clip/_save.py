@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from ._clip import CLIP
 from ._hub import CONFIG_FILE, WEIGHT_FILES
@@ -18,25 +19,39 @@ from ._openclip import to_state_dict
 from ._openclip_config import config_from_open_clip, config_to_open_clip
 
 
-def save(model: CLIP, folder: str | os.PathLike[str]) -> None:
+if TYPE_CHECKING:
+    Model = CLIP
+else:
+    Model = Any  # a `ValueError` speaks first
+
+
+def save(model: Model, folder: str | os.PathLike[str]) -> None:
     """Writes `model` into `folder`, in OpenCLIP's format: safetensors and configuration.
 
-    `eqx_clip.load(folder)` gives the model back, equal to the bit, and OpenCLIP loads it strictly:
-    `open_clip.create_model("local-dir:folder")`. The folder is made where it is missing. A model
-    that is there already is replaced when, and only when, the new one is written whole; other
-    files are left alone. Raises `ValueError`, before anything is written, for towers and sizes
-    that OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model).
+    `eqx_clip.load(folder, dtype=...)` with the model's own type gives it back, equal to the bit,
+    and OpenCLIP loads it strictly: `open_clip.create_model("local-dir:folder")`. The folder is made
+    where it is missing; other files in it are left alone. A model that is there already is replaced
+    by one renaming once the new one is written whole, so that whenever the process ends, `load`
+    finds the one or the other. Raises `ValueError`, before anything is written, for what is no
+    `CLIP` and for towers and sizes that OpenCLIP does not have (`eqx.tree_serialise_leaves` writes
+    any model).
     """
     from safetensors.numpy import save_file
 
+    if not isinstance(model, CLIP):
+        raise ValueError(
+            f"Expected an eqx_clip.CLIP; got {type(model).__name__}. "
+            "`eqx.tree_serialise_leaves(path, module)` writes any module."
+        )
     config = config_to_open_clip(model)
     tensors = to_state_dict(model)
     _check_rebuilds(model, config)
+    text = json.dumps(config, indent=2)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _draft(folder) as draft:
-        save_file(tensors, draft / WEIGHT_FILES[0], metadata={"format": "pt"})
-        (draft / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        save_file(tensors, draft / WEIGHT_FILES[0], metadata={"format": "pt", CONFIG_FILE: text})
+        (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
         shutil.copymode(draft / CONFIG_FILE, draft / WEIGHT_FILES[0])
         _move_in(draft, folder)
@@ -70,7 +85,7 @@ def _difference(model: CLIP, rebuilt: CLIP) -> str | None:
 
 def _shapes(model: CLIP) -> dict[str, tuple[int, ...]]:
     return {
-        jax.tree_util.keystr(path): leaf.shape
+        jax.tree_util.keystr(path): jnp.shape(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(model)
     }
 
@@ -83,32 +98,27 @@ def _draft(folder: Path) -> Iterator[Path]:
 
 
 def _move_in(draft: Path, folder: Path) -> None:
-    """Puts the files of `draft` in the place of their namesakes in `folder`, all of them or none.
+    """Puts the two files of `draft` in the place of their namesakes in `folder`.
 
-    Between two renamings, on the way back too, the configuration is away, and `folder` refuses to
-    load rather than pair one model's weights with another's configuration. An equal configuration
-    stays where it is, and the weights are exchanged in one step.
+    The step that counts is the renaming of the weights. They carry a copy of their configuration,
+    which `load` takes while the file of that name is away, as it is until both belong together.
     """
     for path in draft.iterdir():
         _flush(path)
-    config = folder / CONFIG_FILE
-    if config.is_file() and config.read_bytes() == (draft / CONFIG_FILE).read_bytes():
-        os.replace(draft / WEIGHT_FILES[0], folder / WEIGHT_FILES[0])
-        return
-    names = (CONFIG_FILE, WEIGHT_FILES[0])
+    weights, config = folder / WEIGHT_FILES[0], folder / CONFIG_FILE
+    away = folder / f"{CONFIG_FILE}.old"
+    same = config.is_file() and config.read_bytes() == (draft / CONFIG_FILE).read_bytes()
     try:
-        for name in names:
-            if (folder / name).exists():
-                os.replace(folder / name, draft / f"old-{name}")
-        for name in reversed(names):
-            os.replace(draft / name, folder / name)
+        if config.exists() and not same:
+            os.replace(config, away)
+        os.replace(draft / WEIGHT_FILES[0], weights)
     except BaseException:
-        for name in reversed(names):
-            if (draft / f"old-{name}").exists():
-                os.replace(draft / f"old-{name}", folder / name)
-            elif not (draft / name).exists():  # it was moved in, where there was none
-                (folder / name).unlink()
+        if away.exists() and not config.exists():
+            os.replace(away, config)
         raise
+    if not same:
+        away.unlink(missing_ok=True)
+        os.replace(draft / CONFIG_FILE, config)
 
 
 def _flush(path: Path) -> None:

@@ -9,9 +9,16 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray
 
-from ._checks import check_counts, check_heads, check_positive, check_tokens
-from ._layers import Activation, Block, Stack, layer_norm, normal
-from ._types import Count, Input, Real
+from ._checks import (
+    as_count,
+    as_positive,
+    canonicalize,
+    check_choice,
+    check_heads,
+    check_tokens,
+)
+from ._layers import ACTIVATIONS, Block, Stack, layer_norm, normal
+from ._types import Activation, Count, Input, Real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +36,9 @@ class TextConfig:
 
     def __post_init__(self):
         names = ("context_length", "vocab_size", "width", "depth", "num_heads", "embed_dim")
-        check_counts(**{name: getattr(self, name) for name in names})
-        check_positive(mlp_ratio=self.mlp_ratio)
+        canonicalize(self, as_count, *names)
+        canonicalize(self, as_positive, "mlp_ratio")
+        check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_heads(self.width, self.num_heads)
 
     def build(self, *, key: PRNGKeyArray) -> "TextTransformer":

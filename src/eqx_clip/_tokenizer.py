@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Int32
 
+from ._checks import as_count, canonicalize
 from ._types import AnyArray, TextLike
 
 
@@ -44,8 +45,8 @@ _ASCII_WORD = re.compile(_WORD.format(letter="[a-z]", digit="[0-9]", other=" a-z
 class Tokenizer:
     """Captions to ids and back, as `open_clip.tokenizer.SimpleTokenizer` does it.
 
-    `context_length` is the number of ids in a row, start and end of text included. Anything but an
-    `int` of at least 2 is a `ValueError`.
+    `context_length` is the number of ids in a row, start and end of text included. Anything but a
+    whole number of at least 2 is a `ValueError`.
     """
 
     context_length: ContextLength = 77
@@ -55,11 +56,11 @@ class Tokenizer:
     eot_token_id: ClassVar[int] = 49407
 
     def __post_init__(self) -> None:
-        if not isinstance(self.context_length, int) or self.context_length < 2:
+        if as_count("context_length", self.context_length) < 2:
             raise ValueError(
-                "`context_length` must be an int of at least 2, for start and end of text; it is "
-                f"{self.context_length!r}."
+                "`context_length` must be at least 2, for start and end of text; got 1."
             )
+        canonicalize(self, as_count, "context_length")
 
     def __call__(
         self, texts: TextLike, context_length: ContextLength | None = None
@@ -69,7 +70,7 @@ class Tokenizer:
         `texts` is one string, a batch of one, or any iterable of strings. A caption too long for
         `context_length`, by default the tokenizer's own, is cut, and its last id is end of text.
         Returns int32 (batch, context). A caption that is not a string is a `ValueError`, and so is
-        a context length that is not an `int` of at least 2.
+        a context length that is not a whole number of at least 2.
         """
         if context_length is not None:
             return Tokenizer(context_length)(texts)
@@ -122,13 +123,20 @@ def tokenize(
 
 
 def _as_captions(texts: Any) -> list[str]:
+    if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
+        raise ValueError(f"Expected a string or a list of strings; got {type(texts).__name__}.")
     several = isinstance(texts, Iterable) and not isinstance(texts, str | bytes)
     captions: list[Any] = list(texts) if several else [texts]
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
+            remedy = (
+                "Decode it: `caption.decode('utf-8')`."
+                if isinstance(caption, bytes)
+                else ("Take missing captions out, and lists apart, first.")
+            )
             raise ValueError(
                 f"A caption must be a string, and caption {index} is of type "
-                f"{type(caption).__name__}. Decode bytes first: `caption.decode('utf-8')`."
+                f"{type(caption).__name__}. {remedy}"
             )
     return captions
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from beartype import beartype
@@ -11,7 +11,6 @@ from jaxtyping import jaxtyped
 
 
 AnyArray = Array | np.ndarray
-Number = int | float  # executed annotations do not take an int for a float
 
 # What users may hand in. A wrong argument deserves a `ValueError` that names the remedy, and the
 # functions that take these raise one; an executed annotation would speak before them. So the
@@ -22,11 +21,15 @@ if TYPE_CHECKING:
     ImageLike = Image.Image | str | os.PathLike[str] | bytes | AnyArray
     TextLike = str | Iterable[str]
     Input = AnyArray
+    PathLike = str | os.PathLike[str]
+    Activation = Literal["gelu", "quick_gelu"]
+    Head = Literal["linear", "mlp"]
     Count = int
     Size = int | tuple[int, int]
-    Real = Number
+    Real = Number = int | float
 else:
-    ImageLike = TextLike = Input = Count = Size = Real = Any
+    Number = int | float | np.integer | np.floating  # executed annotations promote nothing
+    ImageLike = TextLike = Input = PathLike = Activation = Head = Count = Size = Real = Any
 
 # Executes the annotations of a public function in every session, not only under the test plugin.
 typed = jaxtyped(typechecker=beartype)

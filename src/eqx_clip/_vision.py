@@ -10,14 +10,18 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-from ._checks import check_counts, check_heads, check_image, check_positive, check_sizes
-from ._layers import Activation, Block, PatchConv2d, Stack, layer_norm, normal
-from ._types import Count, Input, Real, Size
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a size given as a pair or as one number for a square."""
-    return (size, size) if isinstance(size, int) else size
+from ._checks import (
+    as_count,
+    as_positive,
+    as_size,
+    canonicalize,
+    check_choice,
+    check_heads,
+    check_image,
+    pair,
+)
+from ._layers import ACTIVATIONS, Block, PatchConv2d, Stack, layer_norm, normal
+from ._types import Activation, Count, Input, Real, Size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +38,10 @@ class ViTConfig:
     activation: Activation = "gelu"
 
     def __post_init__(self):
-        check_sizes(image_size=self.image_size, patch_size=self.patch_size)
-        names = ("width", "depth", "num_heads", "embed_dim")
-        check_counts(**{name: getattr(self, name) for name in names})
-        check_positive(mlp_ratio=self.mlp_ratio)
+        canonicalize(self, as_size, "image_size", "patch_size")
+        canonicalize(self, as_count, "width", "depth", "num_heads", "embed_dim")
+        canonicalize(self, as_positive, "mlp_ratio")
+        check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_heads(self.width, self.num_heads)
         if math.prod(self.grid) == 0:
             raise ValueError(

@@ -44,8 +44,13 @@ def _listed(values: Iterable, name: str) -> Sequence:
 def _prompt(template: Template, name: str) -> str:
     if not isinstance(template, str):
         return template(name)
-    if "{}" not in template:
+    try:
+        prompt, other = template.format(name), template.format(f"{name}?")
+    except (IndexError, KeyError, ValueError):
+        prompt = other = ""
+    if prompt == other:
         raise ValueError(
-            f"Template {template!r} must have a '{{}}' where the name of the class goes."
+            f"Template {template!r} must have a '{{}}' where the name of the class goes, and no "
+            "other braces."
         )
-    return template.format(name)
+    return prompt

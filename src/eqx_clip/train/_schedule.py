@@ -8,11 +8,11 @@ All begin with a linear warmup, which gives step `i`, counted from 0, the rate
 import jax.numpy as jnp
 import optax
 
-from .._types import Number
+from .._types import Count, Number
 
 
 def cosine_schedule(
-    learning_rate: Number, *, total_steps: int, warmup_steps: int = 0, warmup_init: Number = 0.0
+    learning_rate: Number, *, total_steps: Count, warmup_steps: Count = 0, warmup_init: Number = 0.0
 ) -> optax.Schedule:
     """After the warmup half a cosine wave, down to 0 at `total_steps`.
 
@@ -24,7 +24,7 @@ def cosine_schedule(
 
 
 def constant_schedule(
-    learning_rate: Number, *, warmup_steps: int = 0, warmup_init: Number = 0.0
+    learning_rate: Number, *, warmup_steps: Count = 0, warmup_init: Number = 0.0
 ) -> optax.Schedule:
     """After the warmup the same rate for ever."""
     constant = optax.constant_schedule(learning_rate)
@@ -34,11 +34,11 @@ def constant_schedule(
 def cooldown_schedule(
     learning_rate: Number,
     *,
-    total_steps: int,
-    cooldown_steps: int,
+    total_steps: Count,
+    cooldown_steps: Count,
     cooldown_power: Number = 1.0,
     cooldown_end: Number = 0.0,
-    warmup_steps: int = 0,
+    warmup_steps: Count = 0,
     warmup_init: Number = 0.0,
 ) -> optax.Schedule:
     """After the warmup the same rate, then `cooldown_steps` down to `cooldown_end`.
@@ -58,7 +58,7 @@ def cooldown_schedule(
 
 
 def _with_warmup(
-    schedule: optax.Schedule, learning_rate: Number, steps: int, init: float
+    schedule: optax.Schedule, learning_rate: Number, steps: Count, init: Number
 ) -> optax.Schedule:
     if steps > 0:
         warmup = optax.linear_schedule(init, learning_rate, steps)
@@ -67,7 +67,12 @@ def _with_warmup(
     return lambda step: jnp.asarray(schedule(jnp.asarray(step, float)), float)
 
 
-def _check_steps(name: str, steps: int, total_steps: int) -> None:
+def _check_steps(name: str, steps: Count, total_steps: Count) -> None:
+    if total_steps < 1 or steps < 0:
+        raise ValueError(
+            f"`{name}={steps}` and `total_steps={total_steps}` must be numbers of steps: at least "
+            "0, and at least 1."
+        )
     if steps >= total_steps:
         raise ValueError(
             f"`{name}={steps}` must be less than `total_steps={total_steps}`: the rate would "
