@@ -17,7 +17,7 @@ LAYERS = [
     {"_tokenizer"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip"},
-    {"_encode", "_models", "_openclip_config"},
+    {"_embed", "_models", "_openclip_config"},
     {"_openclip", "_registry", "_hub", "train._optimizer", "train._schedule"},
     {"_load", "_save", "_zero_shot", "train._state"},
     {"_inference", "train._step"},

@@ -7,6 +7,8 @@ from ._clip import CLIPConfig as CLIPConfig
 from ._clip import Tower as Tower
 from ._convnext import ConvNeXt as ConvNeXt
 from ._convnext import ConvNeXtConfig as ConvNeXtConfig
+from ._embed import embed_images as embed_images
+from ._embed import embed_texts as embed_texts
 from ._hub import WeightsNotFoundError as WeightsNotFoundError
 from ._inference import CLIPInference as CLIPInference
 from ._load import create as create

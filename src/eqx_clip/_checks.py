@@ -74,12 +74,18 @@ def check_tokens(tokens: Input, context_length: int, vocab_size: int) -> Array:
             f"`context_length={context_length}`, or load the model with a longer "
             f"`context_length=`."
         )
-    if isinstance(tokens, np.ndarray) and not (0 <= tokens.min() and tokens.max() < vocab_size):
+    if isinstance(tokens, np.ndarray):
+        check_ids(tokens, vocab_size)
+    return jnp.asarray(tokens)
+
+
+def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
+    """A `ValueError` for ids outside the vocabulary. `tokens` is not empty."""
+    if not (0 <= tokens.min() and tokens.max() < vocab_size):
         raise ValueError(
             f"Expected token ids from 0 to {vocab_size - 1}, this text tower's vocabulary; "
             f"got {tokens.min()} to {tokens.max()}."
         )
-    return jnp.asarray(tokens)
 
 
 def as_count(name: str, value: Any) -> int:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import DTypeLike, Float
 from PIL import Image
 
-from ._encode import encode_images, encode_texts
+from ._embed import embed_images, embed_texts
 from ._load import create, load
 from ._types import AnyArray, ImageLike, Number, TextLike
 
@@ -76,9 +75,8 @@ class CLIPInference:
         `image`: a PIL image, path, encoded bytes or uint8 array, or a list of them. `text`: a
         string or a list. Rows of both results sum to one, or hold cosines if `softmax_temp=None`.
         """
-        pixels = np.stack([self.model.preprocess(image) for image in _listed(image)])
-        image_features = encode_images(self.model, pixels)
-        text_features = encode_texts(self.model, self.model.tokenize(text))
+        image_features = embed_images(self.model, _listed(image), progress=False)
+        text_features = embed_texts(self.model, text, progress=False)
         cosines = jnp.asarray(image_features) @ text_features.T
         if self.softmax_temp is None:
             return cosines, cosines.T

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import Array
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ._types import Activation
+
+
+Index = int | Int[Array, ""]
 
 
 def gelu(x: Array) -> Array:
@@ -116,11 +119,20 @@ class Attention(eqx.Module):
         self.num_heads, self.causal = num_heads, causal
 
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+        q, k, v = self._project(x)
+        y = _attend(q, k, v, causal=self.causal)
+        return jax.vmap(self.out)(y.reshape(x.shape))
+
+    def at(self, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
+        """`self(x)[i]`, without the other tokens' scores and outputs."""
+        q, k, v = self._project(x)
+        seen = (jnp.arange(len(x)) <= i)[None] if self.causal else None
+        return self.out(_attend_plainly(q[i][None], k, v, seen).reshape(-1))
+
+    def _project(self, x: Float[Array, "tokens width"]) -> Float[Array, "3 tokens heads size"]:
         tokens, width = x.shape
         qkv = jax.vmap(self.qkv)(x).reshape(tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
-        y = _attend(q, k, v, causal=self.causal)
-        return jax.vmap(self.out)(y.reshape(tokens, width))
+        return qkv.transpose(1, 0, 2, 3)
 
 
 def _attend(
@@ -133,10 +145,22 @@ def _attend(
     if q.dtype != jnp.float64:
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
     # JAX's function takes the softmax of float64 in float32.
-    scores = jnp.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
-    if causal:
-        scores = jnp.where(jnp.tri(q.shape[0], dtype=bool), scores, -jnp.inf)
-    return jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores), v)
+    return _attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
+
+
+def _attend_plainly(
+    q: Float[Array, "queries heads size"],
+    k: Float[Array, "tokens heads size"],
+    v: Float[Array, "tokens heads size"],
+    seen: Bool[Array, "queries tokens"] | None,
+) -> Float[Array, "queries heads size"]:
+    """Attention as its formula says, the softmax in at least float32."""
+    at_least_float32 = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("qhd,khd->hqk", q, k, preferred_element_type=at_least_float32)
+    scores = scores / math.sqrt(q.shape[-1])
+    if seen is not None:
+        scores = jnp.where(seen, scores, -jnp.inf)
+    return jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
 class MLP(eqx.Module):
@@ -193,6 +217,11 @@ class Block(eqx.Module):
         x = x + self.attn(jax.vmap(self.ln_1)(x))
         return x + jax.vmap(self.mlp)(jax.vmap(self.ln_2)(x))
 
+    def at(self, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
+        """`self(x)[i]`, without computing what the other tokens alone need."""
+        y = x[i] + self.attn.at(jax.vmap(self.ln_1)(x), i)
+        return y + self.mlp(self.ln_2(y))
+
 
 class ShapePreserving(Protocol):
     def __call__(self, x: Array, /) -> Array: ...
@@ -214,7 +243,7 @@ class Stack(eqx.Module, Generic[BlockT]):
         self.block = eqx.filter_vmap(make)(jr.split(key, depth))
 
     def __len__(self) -> int:
-        return jax.tree.leaves(self.block)[0].shape[0]
+        return _depth(self.block)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
@@ -241,6 +270,39 @@ def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
         y = block(x)
         return y, y if keep_all else None
 
+    return jax.lax.scan(step, _widened(x, block), block)
+
+
+@eqx.filter_jit
+def stack_at(
+    stack: Stack[Block], x: Float[Array, "tokens width"], i: Index
+) -> Float[Array, " width"]:
+    """`stack(x)[i]`, the last block computed for that token only."""
+    return stack[-1].at(_all_but_last(stack.block, _widened(x, stack.block)), i)
+
+
+@jax.custom_jvp
+def _all_but_last(block: PyTree, x: Array) -> Array:
+    # By index, since a slice of the stack would be a copy of nearly all the weights.
+    def step(x, i):
+        return jax.tree.map(lambda leaf: leaf[i], block)(x), None
+
+    return jax.lax.scan(step, x, jnp.arange(_depth(block) - 1))[0]
+
+
+@_all_but_last.defjvp
+def _all_but_last_jvp(primals, tangents):
+    # Here indexing would cost more: each step would add to a gradient of the whole stack.
+    def from_slice(block, x):
+        return _scan(jax.tree.map(lambda leaf: leaf[:-1], block), x, keep_all=False)[0]
+
+    return jax.jvp(from_slice, primals, tangents)
+
+
+def _widened(x: Array, block: PyTree) -> Array:
     # A scan's carry keeps its type, and weights may be of several.
-    dtype = jnp.result_type(x, *jax.tree.leaves(block))
-    return jax.lax.scan(step, x.astype(dtype), block)
+    return x.astype(jnp.result_type(x, *jax.tree.leaves(block)))
+
+
+def _depth(block: PyTree) -> int:
+    return jax.tree.leaves(block)[0].shape[0]

@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Float, Int, Integer, PRNGKeyArray
 
 from ._checks import (
     as_count,
@@ -15,9 +16,10 @@ from ._checks import (
     canonicalize,
     check_choice,
     check_heads,
+    check_ids,
     check_tokens,
 )
-from ._layers import ACTIVATIONS, Block, Stack, layer_norm, normal
+from ._layers import ACTIVATIONS, Block, Stack, layer_norm, normal, stack_at
 from ._types import Activation, Count, Input, Real
 
 
@@ -81,7 +83,17 @@ class TextTransformer(eqx.Module):
         array; inside `jax.jit` such ids give NaN.
         """
         tokens = self._check(tokens)
-        return self.ln_final(self.stack(self._embed(tokens))[jnp.argmax(tokens)]) @ self.proj
+        x = stack_at(self.stack, self._embed(tokens), jnp.argmax(tokens))
+        return self.ln_final(x) @ self.proj
+
+    def used_lengths(self, tokens: Int[np.ndarray, "*batch tokens"]) -> Int[np.ndarray, "*batch"]:
+        """How many tokens of each row its feature depends on: those up to the end of text.
+
+        Attention is causal and the feature is read there, so rows cut to this length, or to any
+        greater one, give the same feature. Raises `ValueError` for ids outside the vocabulary.
+        """
+        check_ids(tokens, self.config.vocab_size)
+        return np.argmax(tokens, axis=-1) + 1
 
     def features(self, tokens: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: OpenCLIP's `output_tokens`."""

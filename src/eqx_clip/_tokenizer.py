@@ -75,7 +75,7 @@ class Tokenizer:
         if context_length is not None:
             return Tokenizer(context_length)(texts)
 
-        captions = _as_captions(texts)
+        captions = as_captions(texts)
         tokens = np.zeros((len(captions), self.context_length), np.int32)
         tokens[:, 0] = self.sot_token_id
         for row, caption in zip(tokens, captions, strict=True):
@@ -89,7 +89,7 @@ class Tokenizer:
 
         Anything but a string is a `ValueError`.
         """
-        (caption,) = _as_captions([text])
+        (caption,) = as_captions([text])
         return _encoding().encode(_spaced_words(caption), allowed_special="all")
 
     def decode(self, ids: TokenIds) -> str:
@@ -122,18 +122,17 @@ def tokenize(
     return Tokenizer(context_length)(texts)
 
 
-def _as_captions(texts: Any) -> list[str]:
+def as_captions(texts: Any, first: int = 0) -> list[str]:
+    """One text or several as a list, or a `ValueError`, which counts from `first`."""
     if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
         raise ValueError(f"Expected a string or a list of strings; got {type(texts).__name__}.")
     several = isinstance(texts, Iterable) and not isinstance(texts, str | bytes)
     captions: list[Any] = list(texts) if several else [texts]
-    for index, caption in enumerate(captions):
+    for index, caption in enumerate(captions, first):
         if not isinstance(caption, str):
-            remedy = (
-                "Decode it: `caption.decode('utf-8')`."
-                if isinstance(caption, bytes)
-                else ("Take missing captions out, and lists apart, first.")
-            )
+            remedy = "Take missing captions out, and lists apart, first."
+            if isinstance(caption, bytes):
+                remedy = "Decode it: `caption.decode('utf-8')`."
             raise ValueError(
                 f"A caption must be a string, and caption {index} is of type "
                 f"{type(caption).__name__}. {remedy}"

@@ -20,7 +20,7 @@ from ._checks import (
     check_image,
     pair,
 )
-from ._layers import ACTIVATIONS, Block, PatchConv2d, Stack, layer_norm, normal
+from ._layers import ACTIVATIONS, Block, PatchConv2d, Stack, layer_norm, normal, stack_at
 from ._types import Activation, Count, Input, Real, Size
 
 
@@ -98,7 +98,7 @@ class VisionTransformer(eqx.Module):
         Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last,
         for another size and for pixels that are not normalised yet.
         """
-        return self.ln_post(self.stack(self._embed(image))[0]) @ self.proj
+        return self.ln_post(stack_at(self.stack, self._embed(image), 0)) @ self.proj
 
     def features(self, image: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: the class token, then the patches.

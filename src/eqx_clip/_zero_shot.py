@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ._clip import CLIP, unit
-from ._encode import encode_texts
+from ._embed import embed_texts
 
 
 Template = str | Callable[[str], str]
@@ -27,7 +27,7 @@ def zero_shot_classifier(
     names = _listed(class_names, "class_names")
     templates = _listed(templates, "templates")
     prompts = [_prompt(template, name) for name in names for template in templates]
-    features = encode_texts(model, model.tokenize(prompts))
+    features = embed_texts(model, prompts, progress=False)
     by_class = jnp.asarray(features).reshape(len(names), -1, features.shape[-1])
     return unit(jnp.mean(by_class, axis=1))
 
