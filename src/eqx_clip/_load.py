@@ -26,7 +26,7 @@ from ._hub import (
     find_in_folder,
 )
 from ._models import ALIASES, MODELS, is_model, model_config
-from ._openclip import Canonical, Edit, fill
+from ._openclip import Canonical, Edit, Placement, fill
 from ._openclip_config import config_from_open_clip
 from ._positions import resize_image_positions, resize_text_positions
 from ._registry import find_pretrained
@@ -59,6 +59,7 @@ def load(
     context_length: Count | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    device: Placement | None = None,
 ) -> CLIP:
     """A pretrained model, with its own preprocessing and tokenizer.
 
@@ -78,6 +79,8 @@ def load(
       embeddings, and the preprocessing with them, as OpenCLIP does.
     - `cache_dir`, `revision`: of the hub; by default huggingface-hub's cache and the main branch.
       huggingface-hub's settings hold (`HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN`, ...).
+    - `device`: a `jax.Device` or `jax.sharding.Sharding` that each array goes to as soon as it is
+      read; by default JAX's. One array at a time is in the host's memory twice, the largest first.
 
     Raises `ValueError` for an unknown name or tag (with the nearest), for a configuration that no
     tower here can reproduce, and for weights that are not whole or do not fit the configuration,
@@ -90,7 +93,7 @@ def load(
     config = found.config.resize(image_size, context_length)
     with SafetensorsFile(found.weights) as tensors:
         try:
-            return _fill(config, tensors, dtype, _resizing(found.config, config))
+            return _fill(config, tensors, dtype, _resizing(found.config, config), device)
         except ValueError as error:
             raise ValueError(f"Cannot load {found.weights}: {error}") from None
 
@@ -274,9 +277,10 @@ def _fill(
     tensors: StateDict,
     dtype: DTypeLike | None,
     edits: Mapping[str, Edit] = MappingProxyType({}),
+    device: Placement | None = None,
 ) -> CLIP:
     skeleton = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
-    return fill(skeleton, Canonical(tensors, edits), dtype)
+    return fill(skeleton, Canonical(tensors, edits), dtype, device)
 
 
 def _resizing(old: CLIPConfig, new: CLIPConfig) -> dict[str, Edit]:

@@ -120,6 +120,9 @@ def names(model: CLIP) -> dict[str, str]:
     }
 
 
+Placement = jax.Device | jax.sharding.Sharding
+
+
 class Entry(NamedTuple):
     """A leaf of a model and the tensors that it is made of; `stacked` says if along an axis."""
 
@@ -166,22 +169,32 @@ ModelT = TypeVar("ModelT", bound=CLIP)
 
 
 def fill(
-    skeleton: ModelT, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None = None
+    skeleton: ModelT,
+    tensors: Mapping[str, np.ndarray],
+    dtype: DTypeLike | None = None,
+    device: Placement | None = None,
 ) -> ModelT:
     """`skeleton`, a model of `jax.ShapeDtypeStruct`s, with the arrays of OpenCLIP's state dict.
 
     Strict both ways: raises `ValueError` for a missing tensor, for one that is left over, for one
     of another shape and for one that is not of floats. Each tensor is read once, and copied once,
     into its leaf. `dtype`: of every leaf; None keeps that of the tensors, of those of a stack the
-    one that holds all.
+    one that holds all. `device`: where each leaf goes.
     """
     rows = list(entries(skeleton))
     _check_keys({key for row in rows for key in row.tensors}, set(tensors))
-    leaves = [_fill_leaf(row, tensors, dtype) for row in rows]
-    return jax.tree.unflatten(jax.tree.structure(skeleton), leaves)
+    # The largest first: a leaf is in memory twice on its way, which costs least while there is
+    # little else.
+    leaves = {
+        i: jax.device_put(_fill_leaf(rows[i], tensors, dtype), device)
+        for i in sorted(range(len(rows)), key=lambda i: -rows[i].leaf.size)
+    }
+    return jax.tree.unflatten(jax.tree.structure(skeleton), [leaves[i] for i in range(len(rows))])
 
 
-def _fill_leaf(row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None) -> jax.Array:
+def _fill_leaf(
+    row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None
+) -> np.ndarray:
     if dtype is None:
         dtype = functools.reduce(
             jnp.promote_types, (_read(tensors, key).dtype for key in row.tensors)
@@ -195,7 +208,7 @@ def _fill_leaf(row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike |
                 f"{tensor.shape}. Weights and configuration do not belong together."
             )
         leaf[i if row.stacked else ...] = tensor
-    return jnp.asarray(leaf)
+    return leaf
 
 
 def _read(tensors: Mapping[str, np.ndarray], key: str) -> np.ndarray:

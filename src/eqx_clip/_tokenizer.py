@@ -9,15 +9,16 @@ import functools
 import gzip
 import hashlib
 import html
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from ._checks import as_count, canonicalize
 from ._types import AnyArray, TextLike
@@ -38,7 +39,13 @@ _SPECIALS = ("<start_of_text>", "<end_of_text>")
 
 # Letters run together, a digit stands alone, and whatever else is not space runs together.
 _WORD = "|".join((*_SPECIALS, "'s|'t|'re|'ve|'m|'ll|'d", "{letter}+|{digit}|[^{other}]+"))
-_ASCII_WORD = re.compile(_WORD.format(letter="[a-z]", digit="[0-9]", other=" a-z0-9"))
+_ASCII_WORD = re.compile(_WORD.format(letter="[a-z]", digit="[0-9]", other=" \\na-z0-9") + "|\\n")
+
+# Stands between captions that are read together. No word has it, since it is space.
+_END, _END_ID = "\n", -1
+_CHUNK = 1024  # captions that are read together
+
+_CACHED_WORDS, _CACHED_LETTERS = 1 << 16, 32  # bound the memory: a few megabytes
 
 
 @dataclass(frozen=True)
@@ -77,20 +84,31 @@ class Tokenizer:
 
         captions = as_captions(texts)
         tokens = np.zeros((len(captions), self.context_length), np.int32)
-        tokens[:, 0] = self.sot_token_id
-        for row, caption in zip(tokens, captions, strict=True):
-            ids = self.encode(caption)[: self.context_length - 2]
-            row[1 : len(ids) + 1] = ids
-            row[len(ids) + 1] = self.eot_token_id
+        for start in range(0, len(captions), _CHUNK):
+            self._write(captions[start : start + _CHUNK], tokens[start : start + _CHUNK])
         return tokens
+
+    def _write(self, captions: list[str], tokens: Int32[np.ndarray, "batch context"]) -> None:
+        """Fills rows of zeros with the captions' ids, all at once."""
+        words, order = _words(captions)
+        ids = np.fromiter(_ids(words), np.int32)
+        ends = (ids == _END_ID).nonzero()[0]
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        caption = np.repeat(np.arange(len(order)), ends - starts + 1)
+        column = np.arange(len(ids)) - starts[caption]
+        last = np.minimum(ends - starts, self.context_length - 2)
+        kept = column < last[caption]
+        tokens[order[caption[kept]], column[kept] + 1] = ids[kept]
+        tokens[order, last + 1] = self.eot_token_id
+        tokens[:, 0] = self.sot_token_id
 
     def encode(self, text: Text) -> list[int]:
         """All ids of one caption, without start and end: `SimpleTokenizer.encode`.
 
         Anything but a string is a `ValueError`.
         """
-        (caption,) = as_captions([text])
-        return _encoding().encode(_spaced_words(caption), allowed_special="all")
+        words, _ = _words(as_captions([text]))
+        return list(_ids(words[:-1]))
 
     def decode(self, ids: TokenIds) -> str:
         """The text of one row of ids, with nothing left out: `SimpleTokenizer.decode`.
@@ -140,17 +158,48 @@ def as_captions(texts: Any, first: int = 0) -> list[str]:
     return captions
 
 
-def _spaced_words(text: str) -> str:
-    """The words of a caption, cleaned and each with a space behind it."""
-    if text.isascii() and text.isprintable() and "&" not in text:
-        # Repair and unescaping change nothing here, and cost more than all the rest.
-        words = _ASCII_WORD.findall(text.lower())
-    else:
-        import ftfy
+def _words(captions: list[str]) -> tuple[list[str], Int[np.ndarray, " captions"]]:
+    """The words of the cleaned captions, an end after each, and which caption comes when."""
+    plain = [i for i, caption in enumerate(captions) if _is_plain(caption)]
+    others = sorted({*range(len(captions))}.difference(plain))
+    joined = "".join(f"{captions[i].lower()}{_END}" for i in plain)
+    words = _ASCII_WORD.findall(joined)
+    for i in others:
+        words += (*_unicode_word().findall(_repaired(captions[i])), _END)
+    return words, np.array([*plain, *others], np.int64)
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        words = _unicode_word().findall(text.lower())
-    return " ".join(words) + " "
+
+def _is_plain(caption: str) -> bool:
+    """Whether repair and unescaping would change nothing; they cost more than all the rest."""
+    return caption.isascii() and caption.isprintable() and "&" not in caption
+
+
+def _repaired(caption: str) -> str:
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(caption))).lower()
+
+
+def _ids(words: list[str]) -> Iterator[int]:
+    return itertools.chain.from_iterable(map(_word_ids().__getitem__, words))
+
+
+class _WordIds(dict[str, list[int]]):
+    """The ids of words, kept once they are known: captions are made of few different words."""
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = _encoding().encode(f"{word} ", allowed_special="all")
+        if len(self) >= _CACHED_WORDS:
+            self.clear()
+            self[_END] = [_END_ID]
+        if len(word) <= _CACHED_LETTERS:
+            self[word] = ids
+        return ids
+
+
+@functools.cache
+def _word_ids() -> _WordIds:
+    return _WordIds({_END: [_END_ID]})
 
 
 @functools.cache
