@@ -22,12 +22,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, random_model, tiny
 from jax.core import Tracer
 from safetensors.numpy import load_file, save_file
 
 import eqx_clip
-from eqx_clip import CLIPConfig, Preprocess, TextConfig, ViTConfig, WeightsNotFoundError
+from eqx_clip import (
+    CLIPConfig,
+    Preprocess,
+    TextConfig,
+    ViTConfig,
+    WeightsNotFoundError,
+    _safetensors,
+)
 from eqx_clip import _registry as registry
 from eqx_clip._models import MODELS
 from eqx_clip._openclip_config import config_from_open_clip
@@ -1027,3 +1035,31 @@ def test_sizes_that_openai_stored_as_tensors_are_ignored(model):
     legacy = dict.fromkeys(("input_resolution", "context_length", "vocab_size"), np.int64(7))
     tensors = {**eqx_clip.to_state_dict(model), **legacy}
     assert bitwise_equal(eqx_clip.from_state_dict(TINY_VIT, tensors), model)
+
+
+# Where the arrays go, and how much memory that takes
+
+
+def test_arrays_go_to_the_device_or_sharding_asked_for(model, folder):
+    device = jax.devices()[-1]
+    sharding = jax.sharding.NamedSharding(
+        jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)), jax.sharding.PartitionSpec()
+    )
+    for where in (device, sharding):
+        loaded = eqx_clip.load(folder, device=where)
+        assert bitwise_equal(loaded, model)
+        for leaf in jax.tree.leaves(loaded):
+            assert where in (leaf.sharding, *leaf.devices())
+
+
+def test_files_are_closed_and_opened_anew_so_that_few_pages_stay_mapped(model, folder, monkeypatch):
+    opened, safe_open = [], safetensors.safe_open
+
+    def counted(*arguments, **options):
+        opened.append(arguments)
+        return safe_open(*arguments, **options)
+
+    monkeypatch.setattr(safetensors, "safe_open", counted)
+    monkeypatch.setattr(_safetensors, "MAPPED", 10_000)
+    assert bitwise_equal(eqx_clip.load(folder), model)
+    assert len(opened) > 5

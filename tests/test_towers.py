@@ -11,7 +11,7 @@ from helpers import TINY_VIT, bitwise_equal, features, images_for, tiny
 from jax import Array
 from PIL import Image
 
-from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig
+from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig, _layers
 
 
 TEXTS = ["a dog", "", "two dogs and a cat " * 9]
@@ -386,3 +386,88 @@ def test_pixels_beyond_the_last_whole_patch_are_not_seen():
     cut = image.copy()
     cut[:, 48:], cut[:, :, 32:] = 9, 9
     assert close(model.image(cut), model.image(image))
+
+
+# The last block, for the token that is read
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_last_block_for_one_token_gives_what_all_tokens_give(depth, x64):
+    config = TextConfig(
+        context_length=9, vocab_size=99, width=24, depth=depth, num_heads=3, embed_dim=8
+    )
+    tower = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape, jnp.float64),
+        config.build(key=jax.random.key(0)),
+    )
+    tokens = jnp.asarray([1, 5, 98, 3, 2, 0, 0, 0, 0])
+
+    def read(tower):
+        return tower(tokens)
+
+    def whole(tower):
+        return tower.features(tokens)[2] @ tower.proj
+
+    def gradients(function):
+        return jax.tree.leaves(jax.grad(lambda tower: jnp.sum(function(tower) ** 2))(tower))
+
+    assert close(read(tower), whole(tower), 1e-12)
+    for ours, expected in zip(gradients(read), gradients(whole), strict=True):
+        assert close(ours, expected, 1e-10)
+    tangents = (jax.jvp(function, (tower,), (tower,))[1] for function in (read, whole))
+    assert close(*tangents, 1e-10)
+
+
+def test_a_row_cut_to_its_used_length_gives_the_same_feature(model, tokens):
+    lengths = model.text.used_lengths(tokens)
+    assert lengths.tolist() == [4, 2, 13]
+    for row, length in zip(tokens, lengths, strict=True):
+        assert close(model.text(row[:length]), model.text(row))
+    with pytest.raises(ValueError, match="this text tower's vocabulary; got 0 to 50000"):
+        model.text.used_lengths(np.array([[0, 50000]]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_cudnn", "expected"),
+    [(jnp.float32, True, None), (jnp.bfloat16, True, "cudnn"), (jnp.float16, False, None)],
+)
+def test_cudnn_attends_in_half_precision_where_it_is(dtype, has_cudnn, expected, monkeypatch):
+    asked, attend = [], jax.nn.dot_product_attention
+
+    def record(*arguments, implementation=None, **options):
+        asked.append(implementation)
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(_layers, "_has_cudnn", lambda: has_cudnn)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    q, k, v = jnp.ones((3, 5, 2, 8), dtype)
+    assert _layers._attend(q, k, v, causal=False).dtype == dtype
+    assert asked == [expected]
+
+
+def test_attention_falls_back_where_cudnn_has_no_kernel(monkeypatch):
+    attend = jax.nn.dot_product_attention
+
+    def refuse(*arguments, implementation=None, **options):
+        if implementation == "cudnn":
+            raise NotImplementedError("The head dim must be a multiple of 8.")
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(_layers, "_has_cudnn", lambda: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", refuse)
+    q, k, v = jnp.ones((3, 5, 2, 9), jnp.bfloat16)
+    assert _layers._attend(q, k, v, causal=True).shape == (5, 2, 9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_points_the_same_way(dtype, model, image, tokens):
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
+    for method, example in (("encode_image", image), ("encode_text", tokens[0])):
+        ours, expected = (getattr(m, method)(example) for m in (half, model))
+        assert ours.dtype == jnp.float32
+        assert ours @ expected > 0.999
+
+
+def test_a_convnext_refuses_images_of_which_nothing_would_be_left(convnext):
+    with pytest.raises(ValueError, match="below 8 x 8 pixels; got a side of 7"):
+        convnext(jnp.ones((3, 7, 40)))

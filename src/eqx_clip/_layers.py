@@ -1,5 +1,7 @@
 """What the towers are built of: convolution, attention, MLP, block, and a stack of blocks."""
 
+import contextlib
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -142,10 +144,26 @@ def _attend(
     *,
     causal: bool,
 ) -> Float[Array, "tokens heads size"]:
-    if q.dtype != jnp.float64:
-        return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
-    # JAX's function takes the softmax of float64 in float32.
-    return _attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
+    def plainly(q, k, v):
+        return _attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
+
+    attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
+    if q.dtype == jnp.float64:  # of which JAX's function takes the softmax in float32
+        return plainly(q, k, v)
+    if q.dtype != jnp.float32 and _has_cudnn():
+        with contextlib.suppress(NotImplementedError):  # where cuDNN has no kernel for this size
+            return attend(q, k, v, implementation="cudnn")
+    if q.dtype == jnp.float16:  # which JAX's function cannot do on a CPU
+        return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
+    return attend(q, k, v)
+
+
+def _has_cudnn() -> bool:
+    """Whether the default device is an NVIDIA GPU with flash attention, Ampere or newer."""
+    device = jax.devices()[0]
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return False
+    return float(device.compute_capability) >= 8
 
 
 def _attend_plainly(
@@ -155,9 +173,8 @@ def _attend_plainly(
     seen: Bool[Array, "queries tokens"] | None,
 ) -> Float[Array, "queries heads size"]:
     """Attention as its formula says, the softmax in at least float32."""
-    at_least_float32 = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("qhd,khd->hqk", q, k, preferred_element_type=at_least_float32)
-    scores = scores / math.sqrt(q.shape[-1])
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("qhd,khd->hqk", q.astype(dtype), k.astype(dtype)) / math.sqrt(q.shape[-1])
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
     return jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores).astype(v.dtype), v)
