@@ -429,7 +429,7 @@ def test_a_row_cut_to_its_used_length_gives_the_same_feature(model, tokens):
 
 @pytest.mark.parametrize(
     ("dtype", "has_cudnn", "expected"),
-    [(jnp.float32, True, None), (jnp.bfloat16, True, "cudnn"), (jnp.float16, False, None)],
+    [(jnp.float32, True, None), (jnp.bfloat16, True, "cudnn"), (jnp.bfloat16, False, None)],
 )
 def test_cudnn_attends_in_half_precision_where_it_is(dtype, has_cudnn, expected, monkeypatch):
     asked, attend = [], jax.nn.dot_product_attention

@@ -207,29 +207,41 @@ class ConvNeXt(eqx.Module):
         Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last
         and for pixels that are not normalised yet.
         """
-        return self.head(self.norm(jnp.mean(self._trunk(image), axis=(0, 1))))
+        return self._project(self._check(image))
 
     def features(self, image: Input) -> Float[Array, "width rows columns"]:
         """The last feature map before pooling, channels first: timm's `forward_features`."""
-        return self._trunk(image).transpose(2, 0, 1)
+        return self._trunk(self._check(image)).transpose(2, 0, 1)
 
     def intermediates(self, image: Input) -> tuple[Float[Array, "depth width rows columns"], ...]:
         """Each block's output, one array a stage, channels first."""
-        x, outputs = self._embed(image), []
+        x, outputs = self._embed(self._check(image)), []
         for stage in self.stages:
             outputs.append(stage.stack.intermediates(stage.before(x)))
             x = outputs[-1][-1]
         return tuple(y.transpose(0, 3, 1, 2) for y in outputs)
 
-    def _trunk(self, image: Input) -> Float[Array, "rows columns width"]:
+    @eqx.filter_jit
+    def _project(self, image: Float[Array, "3 height width_px"]) -> Float[Array, " embed"]:
+        return self.head(self.norm(jnp.mean(self._trunk(image), axis=(0, 1))))
+
+    def _check(self, image: Input) -> Float[Array, "3 height width_px"]:
+        image = check_image(image, None)
+        self.config.check_side(min(image.shape[1:]))
+        return image
+
+    def _trunk(
+        self, image: Float[Array, "3 height width_px"]
+    ) -> Float[Array, "rows columns width"]:
         x = self._embed(image)
         for stage in self.stages:
             x = stage.stack(stage.before(x))
         return x
 
-    def _embed(self, image: Input) -> Float[Array, "rows columns width"]:
-        image = check_image(image, None).astype(self.stem.weight.dtype)
-        self.config.check_side(min(image.shape[1:]))
+    def _embed(
+        self, image: Float[Array, "3 height width_px"]
+    ) -> Float[Array, "rows columns width"]:
+        image = image.astype(self.stem.weight.dtype)
         return jax.vmap(jax.vmap(self.stem_norm))(self.stem(image.transpose(1, 2, 0)))
 
 

@@ -290,7 +290,6 @@ def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
     return jax.lax.scan(step, _widened(x, block), block)
 
 
-@eqx.filter_jit
 def stack_at(
     stack: Stack[Block], x: Float[Array, "tokens width"], i: Index
 ) -> Float[Array, " width"]:

@@ -82,9 +82,7 @@ class TextTransformer(eqx.Module):
         floats, for a longer row, and for ids outside the vocabulary where `tokens` is a NumPy
         array; inside `jax.jit` such ids give NaN.
         """
-        tokens = self._check(tokens)
-        x = stack_at(self.stack, self._embed(tokens), jnp.argmax(tokens))
-        return self.ln_final(x) @ self.proj
+        return self._project(self._check(tokens))
 
     def used_lengths(self, tokens: Int[np.ndarray, "*batch tokens"]) -> Int[np.ndarray, "*batch"]:
         """How many tokens of each row its feature depends on: those up to the end of text.
@@ -102,6 +100,11 @@ class TextTransformer(eqx.Module):
     def intermediates(self, tokens: Input) -> Float[Array, "depth tokens width"]:
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
         return self.stack.intermediates(self._embed(self._check(tokens)))
+
+    @eqx.filter_jit
+    def _project(self, tokens: Integer[Array, " tokens"]) -> Float[Array, " embed"]:
+        x = stack_at(self.stack, self._embed(tokens), jnp.argmax(tokens))
+        return self.ln_final(x) @ self.proj
 
     def _check(self, tokens: Input) -> Integer[Array, " tokens"]:
         return check_tokens(tokens, self.config.context_length, self.config.vocab_size)

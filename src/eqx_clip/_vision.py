@@ -98,21 +98,28 @@ class VisionTransformer(eqx.Module):
         Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last,
         for another size and for pixels that are not normalised yet.
         """
-        return self.ln_post(stack_at(self.stack, self._embed(image), 0)) @ self.proj
+        return self._project(self._check(image))
 
     def features(self, image: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: the class token, then the patches.
 
         OpenCLIP's `output_tokens`, with the class token in front.
         """
-        return jax.vmap(self.ln_post)(self.stack(self._embed(image)))
+        return jax.vmap(self.ln_post)(self.stack(self._embed(self._check(image))))
 
     def intermediates(self, image: Input) -> Float[Array, "depth tokens width"]:
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
-        return self.stack.intermediates(self._embed(image))
+        return self.stack.intermediates(self._embed(self._check(image)))
 
-    def _embed(self, image: Input) -> Float[Array, "tokens width"]:
-        image = check_image(image, pair(self.config.image_size)).astype(self.patch.weight.dtype)
+    @eqx.filter_jit
+    def _project(self, image: Float[Array, "3 height width_px"]) -> Float[Array, " embed"]:
+        return self.ln_post(stack_at(self.stack, self._embed(image), 0)) @ self.proj
+
+    def _check(self, image: Input) -> Float[Array, "3 height width_px"]:
+        return check_image(image, pair(self.config.image_size))
+
+    def _embed(self, image: Float[Array, "3 height width_px"]) -> Float[Array, "tokens width"]:
+        image = image.astype(self.patch.weight.dtype)
         patches = self.patch(image.transpose(1, 2, 0)).reshape(-1, self.config.width)
         x = jnp.concatenate([self.class_embedding[None], patches]) + self.positional_embedding
         return jax.vmap(self.ln_pre)(x)
