@@ -200,7 +200,7 @@ def fit(
         return eqx.apply_updates(trained, updates), opt_state
 
     opt_state = optimizer.init(trained)
-    for _ in range(20):
+    for _ in range(40):
         trained, opt_state = step(trained, fixed, opt_state, *data)
     return eqx.combine(trained, fixed)
 
