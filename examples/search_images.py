@@ -62,13 +62,14 @@ def main(arguments: argparse.Namespace) -> None:
     cosines = index.features @ encode_query(model, arguments.text, arguments.query_image)
     best = np.argsort(-cosines, kind="stable")[: arguments.k]
     print(f"The {len(best)} of {len(cosines)} images nearest to {query}:")
-    captions = []
-    for place in best:
-        path = index.files.paths[place]
-        captions.append(f"{cosines[place]:.3f}  {printable(os.path.relpath(path, folder))}")
-        print(captions[-1])
-    sheet = contact_sheet(f"nearest to {query}", [index.files.paths[i] for i in best], captions)
-    sheet.save(arguments.out)
+    paths = [index.files.paths[place] for place in best]
+    for path, cosine in zip(paths, cosines[best], strict=True):
+        print(f"{cosine:.3f}  {printable(os.path.relpath(path, folder))}")
+    captions = [
+        f"{cosine:.3f}  {printable(os.path.basename(path))}"
+        for path, cosine in zip(paths, cosines[best], strict=True)
+    ]
+    contact_sheet(f"nearest to {query}", paths, captions).save(arguments.out)
     print(f"Drew them: {arguments.out}")
 
 
