@@ -59,10 +59,18 @@ def embed_images(
         isinstance(images, AnyArray) and images.ndim < 4
     ):
         raise ValueError(f"Expected several images; got one, {_described(images)}: pass `[image]`.")
+    bar = _bar(images, "image", progress)
+
+    def skip(i: int, error: Exception) -> None:
+        if on_error is None:
+            raise ValueError(f"Image {i} cannot be read. {error}") from error
+        on_error(i, error)
+        bar.update()
+
     with _threads() as pool:
         pixels = _ahead(pool, model.preprocess.pixels, images, 2 * batch_size)
-        batches = _image_batches(pixels, batch_size, on_error)
-        return _embed(_encode_images, model, batches, batch_size, _bar(images, "image", progress))
+        batches = _image_batches(pixels, batch_size, skip)
+        return _embed(_encode_images, model, batches, batch_size, bar)
 
 
 def embed_texts(
@@ -141,16 +149,16 @@ def _filled(examples: np.ndarray, size: int) -> np.ndarray:
 def _image_batches(
     pixels: Iterator[Callable[[], np.ndarray]],
     batch_size: int,
-    on_error: Callable[[int, Exception], Any] | None,
+    skip: Callable[[int, Exception], None],
 ) -> Iterator[Batch]:
     def readable() -> Iterator[tuple[int, np.ndarray]]:
         for i, result in enumerate(pixels):
             try:
-                yield i, result()
+                array = result()
             except (OSError, ValueError) as error:
-                if on_error is None:
-                    raise ValueError(f"Image {i} cannot be read. {error}") from error
-                on_error(i, error)
+                skip(i, error)
+            else:
+                yield i, array
 
     for batch in _chunks(readable(), batch_size):
         indices, arrays = zip(*batch, strict=True)
