@@ -12,7 +12,8 @@ Downloads each pair of the registry, loads it, and asks two questions of it:
 
 Prints a table as it goes. A pair that fails, for whatever reason, does not stop the others; the
 exit code is 1 if any failed, and 2 if nothing could be checked. Needs a network, or all files in
-the hub's cache and `--cifar10` and `--picture`; a GPU or TPU makes it minutes a pair, not an hour.
+the hub's cache and `--cifar10` and `--picture`; and better a GPU or TPU: for vit-huge-patch14 the
+10,000 images are 3.3e15 FLOPs.
 """
 
 import argparse
@@ -217,15 +218,25 @@ def fetch(url: str, folder: Path, sha256: str | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         print(f"downloading {url}", file=sys.stderr)
-        with urllib.request.urlopen(url, timeout=60) as response, part.open("wb") as file:
-            shutil.copyfileobj(response, file)
-            expected = response.headers["Content-Length"]
-            if expected is not None and file.tell() != int(expected):
-                raise OSError(f"{url} broke off after {file.tell()} of {expected} bytes. Try again")
+        try:
+            download(url, part)
+        except (OSError, http.client.HTTPException) as error:
+            raise OSError(
+                f"Cannot download {url}: {error}. Try again, or fetch it elsewhere and pass it as "
+                "`--picture` or `--cifar10`."
+            ) from error
         if sha256 is not None:
             check_digest(part, sha256)
         part.replace(path)
     return path
+
+
+def download(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
+        shutil.copyfileobj(response, file)
+        expected = response.headers["Content-Length"]
+        if expected is not None and file.tell() != int(expected):
+            raise OSError(f"it broke off after {file.tell()} of {expected} bytes")
 
 
 def ask(arguments: argparse.Namespace) -> Questions:
@@ -296,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         rows = chosen(arguments.models, arguments.tags)
         questions = ask(arguments)
-    except (OSError, ValueError, http.client.HTTPException, tarfile.TarError) as error:
+    except (OSError, ValueError, tarfile.TarError) as error:
         parser.exit(2, f"error: {error}\n")
     print(HEADER)
     results = []

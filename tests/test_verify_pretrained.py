@@ -261,9 +261,15 @@ def test_truncated_images_are_refused_and_not_kept(world, run, tmp_path):
 def test_a_download_that_breaks_off_is_refused(world, run, monkeypatch):
     world.breaks_off = {"cifar.tar.gz"}
     code, _, _, err = run()
-    assert code == 2 and "cifar.tar.gz broke off after" in err
+    assert code == 2 and "cifar.tar.gz: it broke off after" in err
     world.breaks_off = set()
     assert run()[0] == 0
+
+
+def test_without_a_network_it_says_which_files_to_bring(world, run):
+    del world.repos["data"]["main"]["CLIP.png"]
+    code, _, _, err = run()
+    assert code == 2 and "CLIP.png: HTTP Error 404" in err and "`--picture`" in err
 
 
 def test_local_images_are_checked(world, run, tmp_path):
