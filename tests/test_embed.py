@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -438,10 +439,18 @@ def interrupt_the_caller():
     time.sleep(0.05)
 
 
+@pytest.fixture
+def interruptible():
+    """Where a shell has started the tests in the background, an interruption would be ignored."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.mark.parametrize("interrupt", [interrupted, interrupt_the_caller])
-def test_an_interruption_ends_the_work_and_leaves_no_thread(quick, interrupt):
+def test_an_interruption_ends_the_work_and_leaves_no_thread(quick, interruptible, interrupt):
     decoded = []
-    slow = [Lazy(lambda i=i: (time.sleep(0.005), decoded.append(i))) for i in range(300)]
+    slow = [Lazy(lambda i=i: (time.sleep(0.02), decoded.append(i))) for i in range(300)]
     images = [*some_images(5), Lazy(interrupt), *slow]
     with pytest.raises(KeyboardInterrupt):
         embed_images(quick, images, batch_size=100, on_error=lambda *_: None)
