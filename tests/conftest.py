@@ -1,7 +1,13 @@
 """What tests anywhere below may ask for."""
 
+import socket
+import threading
+
+import huggingface_hub.constants
+import huggingface_hub.hf_api
 import jax
 import pytest
+from hub import Hub
 
 
 @pytest.fixture
@@ -10,3 +16,39 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def use_hub(monkeypatch, tmp_path):
+    """Sends huggingface-hub to an address, with an empty cache. It reads its settings at import."""
+
+    def use(endpoint):
+        constants = huggingface_hub.constants
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", endpoint)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    return use
+
+
+@pytest.fixture
+def hub(use_hub):
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    use_hub(server.address)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def no_network(use_hub):
+    """An address where nobody answers."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    use_hub(f"http://127.0.0.1:{port}")

@@ -2,14 +2,10 @@
 
 import copy
 import dataclasses
-import hashlib
-import http.server
 import json
 import os
 import pickle
-import socket
 import sys
-import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -188,91 +184,6 @@ def test_revision_belongs_to_the_hub(folder):
 
 
 # Sources: the hub
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """As much of the hub as `hf_hub_download` sees: repository -> revision -> file -> bytes."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _HubHandler)
-        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
-        self.log: list[str] = []
-
-    def add(self, repo, folder, revision="main"):
-        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        self.repos.setdefault(repo, {})[revision] = files
-
-
-class _HubHandler(http.server.BaseHTTPRequestHandler):
-    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_HEAD(self):
-        self.server.log.append(f"{self.command} {self.path}")
-        if self.path == "/":
-            return self._answer(200, {})
-        repo, _, rest = self.path.removeprefix("/").partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        revisions = self.server.repos.get(repo)
-        if revisions is None:
-            return self._answer(404, {"X-Error-Code": "RepoNotFound"})
-        if revision not in revisions:
-            return self._answer(404, {"X-Error-Code": "RevisionNotFound"})
-        commit = {"X-Repo-Commit": hashlib.sha1(f"{repo} {revision}".encode()).hexdigest()}
-        if file not in revisions[revision]:
-            return self._answer(404, {**commit, "X-Error-Code": "EntryNotFound"})
-        data = revisions[revision][file]
-        return self._answer(200, {**commit, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}, data)
-
-    do_GET = do_HEAD
-
-    def _answer(self, status, headers, data=b""):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, format, *args):  # the console is pytest's
-        pass
-
-
-@pytest.fixture
-def use_hub(monkeypatch, tmp_path):
-    """Sends huggingface-hub to an address, with an empty cache. It reads its settings at import."""
-
-    def use(endpoint):
-        constants = huggingface_hub.constants
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", endpoint)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    return use
-
-
-@pytest.fixture
-def hub(use_hub):
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    use_hub(f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def no_network(use_hub):
-    """An address where nobody answers."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    use_hub(f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture

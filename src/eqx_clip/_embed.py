@@ -4,9 +4,10 @@ import collections
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,13 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Num, UInt8
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ._checks import as_count
 from ._clip import CLIP
-from ._tokenizer import as_captions
+from ._preprocess import AbstractTransform
+from ._tokenizer import as_captions, as_several
 from ._types import AnyArray, Count, ImageLike, TextLike
 
+
+# Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
+if TYPE_CHECKING:
+    Images = Iterable[ImageLike]
+else:
+    Images = Any
 
 # Texts are cut to a multiple of this many tokens: few lengths to compile, little to fill up.
 BUCKET = 8
@@ -32,7 +40,7 @@ Batch = tuple[Int[np.ndarray, " batch"], Num[np.ndarray, "batch ..."]]  # indice
 
 def embed_images(
     model: CLIP,
-    images: Iterable[ImageLike],
+    images: Images,
     *,
     batch_size: Count = 64,
     progress: bool = True,
@@ -44,7 +52,8 @@ def embed_images(
 
     - `images`: a list, a generator, or anything else that gives what `model.preprocess` takes: PIL
       images, paths, encoded bytes, uint8 arrays. They are decoded and resized in threads, while
-      the model computes the batch before; a generator is read two batches ahead.
+      the model computes the batch before; a generator is read two batches ahead, and must not
+      write to an array that it has given.
     - `batch_size`: one shape is compiled; the last batch is filled up. Fewer images than this are
       filled up to a power of two.
     - `progress`: whether to show a bar, once a second has passed.
@@ -59,6 +68,8 @@ def embed_images(
         isinstance(images, AnyArray) and images.ndim < 4
     ):
         raise ValueError(f"Expected several images; got one, {_described(images)}: pass `[image]`.")
+    if not isinstance(images, Iterable):
+        raise ValueError(f"Expected several images; got {images!r}.")
     bar = _bar(images, "image", progress)
 
     def skip(i: int, error: Exception) -> None:
@@ -68,7 +79,7 @@ def embed_images(
         bar.update()
 
     with _threads() as pool:
-        pixels = _ahead(pool, model.preprocess.pixels, images, 2 * batch_size)
+        pixels = _ahead(pool, _pixels(model.preprocess), _frames(images), 2 * batch_size)
         batches = _image_batches(pixels, batch_size, skip)
         return _embed(_encode_images, model, batches, batch_size, bar)
 
@@ -92,7 +103,7 @@ def embed_texts(
     through. No thread outlives the call.
     """
     batch_size = as_count("batch_size", batch_size)
-    texts = [texts] if isinstance(texts, str) else texts
+    texts = as_several(texts)
     with _threads() as pool:
         windows = _ahead(pool, model.tokenize, _windows(texts, WINDOW * batch_size), 1)
         batches = _text_batches(model.text, windows, batch_size)
@@ -146,6 +157,32 @@ def _filled(examples: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([examples, examples[:1].repeat(size - len(examples), axis=0)])
 
 
+def _frames(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
+    """The images, those of an animation as they are now: its next frame is the same object."""
+    for image in images:
+        frame = image
+        if isinstance(image, ImageFile.ImageFile):
+            # A broken one is left as it is, for the thread that decodes it to say so.
+            with contextlib.suppress(Exception):
+                frame = image.copy() if getattr(image, "is_animated", False) else image
+        yield frame
+
+
+def _pixels(preprocess: AbstractTransform) -> Callable[[ImageLike], np.ndarray]:
+    """`preprocess.pixels`, for threads."""
+    locks = [threading.Lock() for _ in range(256)]
+
+    def pixels(image: ImageLike) -> np.ndarray:
+        if not isinstance(image, ImageFile.ImageFile):
+            return preprocess.pixels(image)
+        # Pillow reads an opened file at its first use, which two threads must not do at once, and
+        # the same image may stand in a list twice.
+        with locks[id(image) // 16 % len(locks)]:
+            return preprocess.pixels(image)
+
+    return pixels
+
+
 def _image_batches(
     pixels: Iterator[Callable[[], np.ndarray]],
     batch_size: int,
@@ -184,7 +221,7 @@ def _text_batches(
         start += len(tokens)
 
 
-def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+def _windows(texts: Iterable[Any], size: int) -> Iterator[list[str]]:
     start = 0
     for window in _chunks(texts, size):
         yield as_captions(window, start)

@@ -140,12 +140,17 @@ def tokenize(
     return Tokenizer(context_length)(texts)
 
 
-def as_captions(texts: Any, first: int = 0) -> list[str]:
-    """One text or several as a list, or a `ValueError`, which counts from `first`."""
+def as_several(texts: Any) -> Iterable[Any]:
+    """One text or several as several, or a `ValueError` for what is neither."""
     if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
         raise ValueError(f"Expected a string or a list of strings; got {type(texts).__name__}.")
     several = isinstance(texts, Iterable) and not isinstance(texts, str | bytes)
-    captions: list[Any] = list(texts) if several else [texts]
+    return texts if several else [texts]
+
+
+def as_captions(texts: Any, first: int = 0) -> list[str]:
+    """One text or several as a list, or a `ValueError`, which counts from `first`."""
+    captions = list(as_several(texts))
     for index, caption in enumerate(captions, first):
         if not isinstance(caption, str):
             remedy = "Take missing captions out, and lists apart, first."
