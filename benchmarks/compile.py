@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import eqx_clip
 
 
-@eqx.filter_jit
+@jax.jit
 def forward(model: eqx_clip.CLIP, image: jax.Array, tokens: jax.Array) -> jax.Array:
     return model.logits(model.encode_image(image), model.encode_text(tokens))
 

@@ -133,7 +133,7 @@ class ConvNeXtBlock(eqx.Module):
 
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:
         y = jax.vmap(jax.vmap(self.norm))(self.conv(x))
-        return x + jax.vmap(jax.vmap(self.mlp))(y) * self.gamma
+        return x + self.mlp(y) * self.gamma
 
 
 class Downsample(eqx.Module):

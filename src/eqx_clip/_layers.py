@@ -52,6 +52,19 @@ def layer_norm(width: int, eps: float = 1e-5) -> eqx.nn.LayerNorm:
     return eqx.nn.LayerNorm(width, eps=eps, dtype=jnp.float32)
 
 
+def over_last(layer: eqx.Module, x: Float[Array, "... width"]) -> Float[Array, "... out"]:
+    """A layer of vectors, applied along the last axis.
+
+    A linear layer is one matrix product of all rows: mapped, it would give its result transposed.
+    """
+    if type(layer) is eqx.nn.Linear:
+        y = x @ layer.weight.T
+        return y if layer.bias is None else y + layer.bias
+    # A user has put another in its place.
+    rows = jax.vmap(layer)(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportArgumentType]
+    return rows.reshape(*x.shape[:-1], -1)
+
+
 class PatchConv2d(eqx.Module):
     """A convolution over patches that do not overlap: the stride is the size of the kernel.
 
@@ -77,13 +90,12 @@ class PatchConv2d(eqx.Module):
         self.bias = uniform(bias_key, (out_channels,), bound) if use_bias else None
 
     def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
-        y = jax.lax.conv_general_dilated(
-            x[None],
-            self.weight,
-            window_strides=self.weight.shape[2:],
-            padding="VALID",
-            dimension_numbers=("NHWC", "OIHW", "NHWC"),
-        )[0]
+        # One matrix product of all patches: XLA's convolution is three times slower on a CPU.
+        out, channels, height, width = self.weight.shape
+        rows, columns = x.shape[0] // height, x.shape[1] // width
+        x = x[: rows * height, : columns * width]
+        patches = x.reshape(rows, height, columns, width, channels).transpose(0, 2, 4, 1, 3)
+        y = patches.reshape(rows, columns, -1) @ self.weight.reshape(out, -1).T
         return y if self.bias is None else y + self.bias
 
 
@@ -123,7 +135,7 @@ class Attention(eqx.Module):
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         q, k, v = self._project(x)
         y = _attend(q, k, v, causal=self.causal)
-        return jax.vmap(self.out)(y.reshape(x.shape))
+        return over_last(self.out, y.reshape(x.shape))
 
     def at(self, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
         """`self(x)[i]`, without the other tokens' scores and outputs."""
@@ -133,7 +145,7 @@ class Attention(eqx.Module):
 
     def _project(self, x: Float[Array, "tokens width"]) -> Float[Array, "3 tokens heads size"]:
         tokens, width = x.shape
-        qkv = jax.vmap(self.qkv)(x).reshape(tokens, 3, self.num_heads, width // self.num_heads)
+        qkv = over_last(self.qkv, x).reshape(tokens, 3, self.num_heads, width // self.num_heads)
         return qkv.transpose(1, 0, 2, 3)
 
 
@@ -181,7 +193,7 @@ def _attend_plainly(
 
 
 class MLP(eqx.Module):
-    """Two linear layers around an activation."""
+    """Two linear layers around an activation, along the last axis."""
 
     up: eqx.nn.Linear
     down: eqx.nn.Linear
@@ -202,8 +214,9 @@ class MLP(eqx.Module):
         self.down = linear(hidden, out, use_bias=use_final_bias, key=down_key)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, " width"]) -> Float[Array, " out"]:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... out"]:
+        hidden = ACTIVATIONS[self.activation](over_last(self.up, x))
+        return over_last(self.down, hidden)
 
 
 class Block(eqx.Module):
@@ -232,7 +245,7 @@ class Block(eqx.Module):
 
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         x = x + self.attn(jax.vmap(self.ln_1)(x))
-        return x + jax.vmap(self.mlp)(jax.vmap(self.ln_2)(x))
+        return x + self.mlp(jax.vmap(self.ln_2)(x))
 
     def at(self, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
         """`self(x)[i]`, without computing what the other tokens alone need."""
