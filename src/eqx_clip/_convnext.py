@@ -1,7 +1,6 @@
 """ConvNeXt as timm builds it, with OpenCLIP's projection head."""
 
 import dataclasses
-import itertools
 from typing import TypeVar
 
 import equinox as eqx
@@ -99,17 +98,21 @@ def _native_depthwise(x: Array, weight: Array) -> Array:
 
 
 def _shifted_depthwise(x: Array, weight: Array) -> Array:
-    # XLA's grouped convolution is many times slower on a CPU than the sum written out, which it
-    # fuses into one loop. The barriers keep the padding out of that loop, and the loop out of the
-    # three places of the LayerNorm that read its result.
+    # XLA's grouped convolution is many times slower on a CPU than the sum written out. Row by row,
+    # since XLA spreads the whole sum over what comes next, and compiles it for long; without
+    # keeping the shifted copies for the gradient.
     height, width, _ = x.shape
     size = weight.shape[-1]
     pad = (size // 2, size // 2)
-    padded = jax.lax.optimization_barrier(jnp.pad(x, (pad, pad, (0, 0))))
+    padded = jnp.pad(x, (pad, pad, (0, 0)))
+
+    @jax.checkpoint
+    def add_row(y, i):
+        rows, row = jax.lax.dynamic_slice_in_dim(padded, i, height), weight[:, 0, i]
+        return sum((rows[:, j : j + width] * row[:, j] for j in range(size)), start=y), None
+
     y = jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
-    for i, j in itertools.product(range(size), repeat=2):
-        y = y + padded[i : i + height, j : j + width] * weight[:, 0, i, j]
-    return jax.lax.optimization_barrier(y.astype(x.dtype))
+    return jax.lax.scan(add_row, y, jnp.arange(size))[0].astype(x.dtype)
 
 
 class ConvNeXtBlock(eqx.Module):

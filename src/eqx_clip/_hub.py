@@ -82,7 +82,8 @@ def fetch(
                 reason = "closed until you accept its terms on the hub and log in (`hf auth login`)"
             except errors.RepositoryNotFoundError:
                 reason = "no such repository, or a private one"
-            except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
+            # Of the hub, the disk, or whichever HTTP library huggingface-hub stands on.
+            except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
             reasons.append(f"{repo}/{file}: {reason}")
     pickles = (
