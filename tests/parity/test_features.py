@@ -82,7 +82,7 @@ def test_text_transformer(activation):
 
     output = theirs.text.forward_intermediates(torch_tokens, output_fmt="NLC")
     blocks = mapped(ours.text.intermediates, tokens)
-    assert blocks.shape == (3, 2, 13, 36)
+    assert blocks.shape == (len(TEXTS), 2, 13, 36)
     for i in range(2):
         check(blocks[:, i], output["text_intermediates"][i])
     check(mapped(ours.text, tokens), output["text_features"])
