@@ -429,7 +429,7 @@ def test_a_row_cut_to_its_used_length_gives_the_same_feature(model, tokens):
 
 @pytest.mark.parametrize(
     ("dtype", "has_cudnn", "expected"),
-    [(jnp.float32, True, None), (jnp.bfloat16, True, "cudnn"), (jnp.bfloat16, False, None)],
+    [(jnp.float32, True, []), (jnp.bfloat16, True, ["cudnn"]), (jnp.bfloat16, False, [])],
 )
 def test_cudnn_attends_in_half_precision_where_it_is(dtype, has_cudnn, expected, monkeypatch):
     asked, attend = [], jax.nn.dot_product_attention
@@ -442,7 +442,7 @@ def test_cudnn_attends_in_half_precision_where_it_is(dtype, has_cudnn, expected,
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
     q, k, v = jnp.ones((3, 5, 2, 8), dtype)
     assert _layers._attend(q, k, v, causal=False).dtype == dtype
-    assert asked == [expected]
+    assert asked == expected  # on a CPU attention is written out otherwise
 
 
 def test_attention_falls_back_where_cudnn_has_no_kernel(monkeypatch):

@@ -21,8 +21,10 @@ Index = int | Int[Array, ""]
 
 
 def gelu(x: Array) -> Array:
-    """The exact, error-function GELU (`jax.nn.gelu` is the tanh approximation by default)."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, by the error function as in PyTorch, in at least float32."""
+    # `jax.nn.gelu` takes the complement, which XLA computes in two branches: twice as slow.
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def quick_gelu(x: Array) -> Array:
@@ -52,17 +54,19 @@ def layer_norm(width: int, eps: float = 1e-5) -> eqx.nn.LayerNorm:
     return eqx.nn.LayerNorm(width, eps=eps, dtype=jnp.float32)
 
 
-def over_last(layer: eqx.Module, x: Float[Array, "... width"]) -> Float[Array, "... out"]:
-    """A layer of vectors, applied along the last axis.
+def over_last(
+    layer: eqx.Module, x: Float[Array, "... width"], outputs: slice = slice(None)
+) -> Float[Array, "... out"]:
+    """A layer of vectors, applied along the last axis, of which some outputs are wanted.
 
     A linear layer is one matrix product of all rows: mapped, it would give its result transposed.
     """
     if type(layer) is eqx.nn.Linear:
-        y = x @ layer.weight.T
-        return y if layer.bias is None else y + layer.bias
+        y = x @ layer.weight[outputs].T
+        return y if layer.bias is None else y + layer.bias[outputs]
     # A user has put another in its place.
     rows = jax.vmap(layer)(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportArgumentType]
-    return rows.reshape(*x.shape[:-1], -1)
+    return rows.reshape(*x.shape[:-1], -1)[..., outputs]
 
 
 class PatchConv2d(eqx.Module):
@@ -133,20 +137,22 @@ class Attention(eqx.Module):
         self.num_heads, self.causal = num_heads, causal
 
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
-        q, k, v = self._project(x)
+        q, k, v = self._heads(over_last(self.qkv, x), 3)
         y = _attend(q, k, v, causal=self.causal)
         return over_last(self.out, y.reshape(x.shape))
 
     def at(self, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
-        """`self(x)[i]`, without the other tokens' scores and outputs."""
-        q, k, v = self._project(x)
+        """`self(x)[i]`, without the other tokens' queries, scores and outputs."""
+        width = x.shape[-1]
+        (q,) = self._heads(over_last(self.qkv, x[i][None], slice(width)), 1)
+        k, v = self._heads(over_last(self.qkv, x, slice(width, None)), 2)
         seen = (jnp.arange(len(x)) <= i)[None] if self.causal else None
-        return self.out(_attend_plainly(q[i][None], k, v, seen).reshape(-1))
+        return self.out(_attend_plainly(q, k, v, seen).reshape(-1))
 
-    def _project(self, x: Float[Array, "tokens width"]) -> Float[Array, "3 tokens heads size"]:
-        tokens, width = x.shape
-        qkv = over_last(self.qkv, x).reshape(tokens, 3, self.num_heads, width // self.num_heads)
-        return qkv.transpose(1, 0, 2, 3)
+    def _heads(
+        self, x: Float[Array, "tokens outputs"], parts: int
+    ) -> Float[Array, "{parts} tokens heads size"]:
+        return x.reshape(len(x), parts, self.num_heads, -1).transpose(1, 0, 2, 3)
 
 
 def _attend(
@@ -165,9 +171,8 @@ def _attend(
     if q.dtype != jnp.float32 and _has_cudnn():
         with contextlib.suppress(NotImplementedError):  # where cuDNN has no kernel for this size
             return attend(q, k, v, implementation="cudnn")
-    if q.dtype == jnp.float16:  # which JAX's function cannot do on a CPU
-        return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
-    return attend(q, k, v)
+    # On a CPU JAX's function is slower, and cannot do float16.
+    return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
 
 
 def _has_cudnn() -> bool:
@@ -184,12 +189,15 @@ def _attend_plainly(
     v: Float[Array, "tokens heads size"],
     seen: Bool[Array, "queries tokens"] | None,
 ) -> Float[Array, "queries heads size"]:
-    """Attention as its formula says, the softmax in at least float32."""
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("qhd,khd->hqk", q.astype(dtype), k.astype(dtype)) / math.sqrt(q.shape[-1])
-    if seen is not None:
-        scores = jnp.where(seen, scores, -jnp.inf)
-    return jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores).astype(v.dtype), v)
+    """Attention as its formula says, in at least float32, normalised after the sum over tokens."""
+    dtype, out_dtype = jnp.promote_types(q.dtype, jnp.float32), v.dtype
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    scores = jnp.einsum("qhd,khd->hqk", q / math.sqrt(q.shape[-1]), k)
+    if seen is not None:  # added, which XLA fuses better on a CPU than a choice
+        scores += jnp.where(seen, 0.0, -jnp.inf).astype(dtype)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    y = jnp.einsum("hqk,khd->qhd", weights, v) / weights.sum(-1).T[..., None]
+    return y.astype(out_dtype)
 
 
 class MLP(eqx.Module):
