@@ -1,6 +1,8 @@
 """OpenCLIP's state dicts: name tables, and one strict interpreter that reads them both ways."""
 
-import functools
+import math
+import mmap
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -195,11 +197,7 @@ def fill(
 def _fill_leaf(
     row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None
 ) -> np.ndarray:
-    if dtype is None:
-        dtype = functools.reduce(
-            jnp.promote_types, (_read(tensors, key).dtype for key in row.tensors)
-        )
-    leaf = np.empty(row.leaf.shape, dtype)
+    leaf = None
     for i, key in enumerate(row.tensors):
         tensor = _read(tensors, key)
         if tensor.shape != row.shape:
@@ -207,8 +205,23 @@ def _fill_leaf(
                 f"Tensor {key!r} must have shape {row.shape} in this configuration; it has "
                 f"{tensor.shape}. Weights and configuration do not belong together."
             )
+        if leaf is None:
+            leaf = _new_pages(row.leaf.shape, np.dtype(dtype or tensor.dtype))
+        elif dtype is None:
+            leaf = leaf.astype(jnp.promote_types(leaf.dtype, tensor.dtype), copy=False)
         leaf[i if row.stacked else ...] = tensor
+    assert leaf is not None  # a stack has at least one block
     return leaf
+
+
+def _new_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array at the start of a page, which XLA takes over on a CPU without a copy.
+
+    NumPy's own asks for huge pages, for which some machines look several seconds.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **private)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def _read(tensors: Mapping[str, np.ndarray], key: str) -> np.ndarray:
