@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 
@@ -93,6 +95,18 @@ def _processor() -> str:
                 wide = ", AVX-512" if "avx512f" in path.read_text() else ""
                 return line.partition(":")[2].strip() + wide
     return platform.processor()
+
+
+def jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
+    """A picture of edges, gradients and noise, of as many bytes as a photograph of this size."""
+    y, x = np.mgrid[:height, :width] / 100
+    waves = rng.uniform(-3, 3, (6, 3))
+    picture = sum(np.sin(a * x + b * y + c) for a, b, c in waves)
+    colours = picture[..., None] * rng.uniform(10, 30, 3) + rng.uniform(60, 190, 3)
+    noisy = colours + rng.normal(0, 8, (height, width, 1))
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def matrix_rate(side: int = 2048, *, repeats: int = 8) -> dict[str, float]:
