@@ -427,36 +427,83 @@ def test_a_row_cut_to_its_used_length_gives_the_same_feature(model, tokens):
         model.text.used_lengths(np.array([[0, 50000]]))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "has_cudnn", "expected"),
-    [(jnp.float32, True, []), (jnp.bfloat16, True, ["cudnn"]), (jnp.bfloat16, False, [])],
-)
-def test_cudnn_attends_in_half_precision_where_it_is(dtype, has_cudnn, expected, monkeypatch):
-    asked, attend = [], jax.nn.dot_product_attention
+@pytest.fixture
+def cudnn(monkeypatch):
+    """A stand-in for JAX's attention by cuDNN, which lists the lengths that it was traced for."""
+    traced, attend = [], jax.nn.dot_product_attention
 
-    def record(*arguments, implementation=None, **options):
-        asked.append(implementation)
-        return attend(*arguments, **options)
+    @jax.custom_vjp
+    def kernel(q, k, v):
+        return attend(q, k, v)
 
-    monkeypatch.setattr(_layers, "_has_cudnn", lambda: has_cudnn)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
-    q, k, v = jnp.ones((3, 5, 2, 8), dtype)
-    assert _layers._attend(q, k, v, causal=False).dtype == dtype
-    assert asked == expected  # on a CPU attention is written out otherwise
+    def no_kernel(*arguments):
+        raise NotImplementedError("Unsupported sequence length.")
 
+    kernel.defvjp(no_kernel, no_kernel)
 
-def test_attention_falls_back_where_cudnn_has_no_kernel(monkeypatch):
-    attend = jax.nn.dot_product_attention
-
-    def refuse(*arguments, implementation=None, **options):
-        if implementation == "cudnn":
+    def dot_product_attention(q, k, v, *, is_causal, implementation=None):
+        if implementation != "cudnn":
+            return attend(q, k, v, is_causal=is_causal)
+        if q.shape[-1] % 8:
             raise NotImplementedError("The head dim must be a multiple of 8.")
-        return attend(*arguments, **options)
+        traced.append(len(q))
+        return kernel(q, k, v)
 
     monkeypatch.setattr(_layers, "_has_cudnn", lambda: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", refuse)
-    q, k, v = jnp.ones((3, 5, 2, 9), jnp.bfloat16)
-    assert _layers._attend(q, k, v, causal=True).shape == (5, 2, 9)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
+    return traced
+
+
+def attend(dtype, size=8):
+    q, k, v = jnp.ones((3, 5, 2, size), dtype)
+    # Compiled for the CPU, where cuDNN's branch is traced and left out.
+    return jax.jit(lambda q, k, v: _layers._attend(q, k, v, causal=True))(q, k, v)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_cudnn_attends_in_half_precision(dtype, cudnn):
+    assert attend(dtype).dtype == dtype
+    assert cudnn == [5]
+
+
+def test_cudnn_does_not_attend_in_float32(cudnn):
+    assert attend(jnp.float32).dtype == jnp.float32
+    assert cudnn == []
+
+
+def test_cudnn_does_not_attend_where_there_is_none(cudnn, monkeypatch):
+    monkeypatch.setattr(_layers, "_has_cudnn", lambda: False)
+    assert attend(jnp.bfloat16).dtype == jnp.bfloat16
+    assert cudnn == []
+
+
+def test_attention_falls_back_where_cudnn_has_no_kernel(cudnn):
+    assert attend(jnp.bfloat16, size=9).shape == (5, 2, 9)
+    assert cudnn == []
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_towers_have_derivatives_where_cudnn_attends(kind, cudnn):
+    sizes = {"width": 16, "depth": 2, "num_heads": 2, "embed_dim": 4}
+    if kind == "image":
+        config, batch = ViTConfig(image_size=24, patch_size=12, **sizes), jnp.ones((2, 3, 24, 24))
+    else:
+        config = TextConfig(context_length=5, vocab_size=9, **sizes)
+        batch = jnp.array([[1, 8, 0, 0, 0], [1, 2, 3, 4, 8]])
+    tower = config.build(key=jax.random.key(0))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tower)
+
+    def total(tower):
+        return jnp.sum(jax.vmap(tower)(batch) ** 2)
+
+    value, slope = jax.jit(lambda half: jax.jvp(total, (half,), (half,)))(half)
+    gradient = jax.jit(jax.grad(total))(half)
+    assert float(jax.jit(total)(half)) == pytest.approx(float(value), rel=0.05)
+    assert set(cudnn) == {5}
+    along = sum(
+        float(jnp.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (half, gradient)), strict=True)
+    )
+    assert float(slope) == pytest.approx(along, rel=0.1, abs=0.05 * float(value))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -162,17 +162,37 @@ def _attend(
     *,
     causal: bool,
 ) -> Float[Array, "tokens heads size"]:
+    if q.dtype not in (jnp.float32, jnp.float64) and _has_cudnn():
+        return _attend_by_cudnn(causal, q, k, v)
+    return _attend_by_xla(causal, q, k, v)
+
+
+def _attend_by_xla(causal: bool, q: Array, k: Array, v: Array) -> Array:
     def plainly(q, k, v):
         return _attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
 
-    attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
     if q.dtype == jnp.float64:  # of which JAX's function takes the softmax in float32
         return plainly(q, k, v)
-    if q.dtype != jnp.float32 and _has_cudnn():
-        with contextlib.suppress(NotImplementedError):  # where cuDNN has no kernel for this size
-            return attend(q, k, v, implementation="cudnn")
+    attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
     # On a CPU JAX's function is slower, and cannot do float16.
     return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attend_by_cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
+    by_xla = functools.partial(_attend_by_xla, causal)
+    by_cudnn = functools.partial(
+        jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
+    )
+    with contextlib.suppress(NotImplementedError):  # where cuDNN has no kernel for this size
+        return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
+    return by_xla(q, k, v)
+
+
+@_attend_by_cudnn.defjvp
+def _attend_by_cudnn_jvp(causal, primals, tangents):
+    # cuDNN has no forward derivatives, and no backward ones for an odd number of tokens.
+    return jax.jvp(functools.partial(_attend_by_xla, causal), primals, tangents)
 
 
 def _has_cudnn() -> bool:
