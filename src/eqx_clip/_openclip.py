@@ -206,7 +206,7 @@ def _fill_leaf(
                 f"{tensor.shape}. Weights and configuration do not belong together."
             )
         if leaf is None:
-            leaf = _new_pages(row.leaf.shape, np.dtype(dtype or tensor.dtype))
+            leaf = _new_pages(row.leaf.shape, np.dtype(tensor.dtype if dtype is None else dtype))
         elif dtype is None:
             leaf = leaf.astype(jnp.promote_types(leaf.dtype, tensor.dtype), copy=False)
         leaf[i if row.stacked else ...] = tensor
