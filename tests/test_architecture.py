@@ -13,10 +13,16 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types"},
+    {"data._files", "data._index", "data._order"},
     {"_checks", "_image", "_layers", "_loss", "_positions", "_safetensors"},
     {"_tokenizer"},
     {"_preprocess", "_convnext", "_text", "_vision"},
-    {"_augment", "_clip"},
+    {"_augment", "_clip", "data._source"},
+    {"data._loader", "data._shards", "data._table"},
+    {"data._tfrecord", "data._webdataset", "data._workers"},
+    {"data._batches", "data._builders", "data._tfds", "data._write"},
+    {"data._open", "data._report"},
+    {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
     {"_openclip", "_registry", "_hub", "train._optimizer", "train._schedule"},
     {"_load", "_save", "_zero_shot", "train._state"},

@@ -1,5 +1,6 @@
 """`Augment` by itself: a pure function of image and generator, its options, its crops."""
 
+import io
 import math
 import pickle
 import random
@@ -224,3 +225,20 @@ def test_factors_start_at_zero_when_the_strength_exceeds_one():
     for seed in range(50):
         pixel = np.asarray(jittered(red, (0.0, 0.0, 3.0, 0.0), generator(seed)))[0, 0]
         assert pixel[0] >= pixel[1] == pixel[2]
+
+
+@pytest.mark.parametrize("draft", [1, 2])
+def test_draft_crops_what_the_exact_decode_crops(draft):
+    """A small crop is decoded larger than a large one, so that it stays sharp enough."""
+    x, y = np.meshgrid(np.linspace(0, 9, 800), np.linspace(0, 7, 600))
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1)
+    stream = io.BytesIO()
+    Image.fromarray((127 + 120 * waves).astype(np.uint8)).save(stream, "JPEG", quality=95)
+    for seed in range(20):
+        exact, fast = (
+            Augment(64, scale=(0.05, 1.0), flip=0.5, draft=d).pixels(
+                stream.getvalue(), generator(seed)
+            )
+            for d in (None, draft)
+        )
+        assert np.abs(exact.astype(int) - fast).mean() < 1.5

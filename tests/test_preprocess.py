@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from eqx_clip._augment import Augment
 from eqx_clip._preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
@@ -205,3 +206,42 @@ def test_jpeg_bytes():
     stream = io.BytesIO()
     Image.fromarray(PIXELS).save(stream, "JPEG")
     assert Preprocess(32)(stream.getvalue()).shape == (3, 32, 32)
+
+
+def photo(width, height):
+    """A smooth image as a JPEG: what a reduced decode keeps."""
+    x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1)
+    stream = io.BytesIO()
+    Image.fromarray((127 + 120 * waves).astype(np.uint8)).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize(("draft", "decoded"), [(None, 640), (2, 160), (1, 80)])
+def test_draft_decodes_a_jpeg_no_smaller_than_asked(resize_mode, draft, decoded, monkeypatch):
+    widths = []
+    load = JpegImageFile.load
+    monkeypatch.setattr(JpegImageFile, "load", lambda x: widths.append(x.width) or load(x))
+    exact = Preprocess(60, resize_mode=resize_mode)
+    image = photo(640, 640)
+    pixels = Preprocess(60, resize_mode=resize_mode, draft=draft).pixels(image)
+    assert widths[0] == decoded
+    difference = np.abs(pixels.astype(int) - exact.pixels(image))
+    assert difference.max() <= (0 if draft is None else 6)
+
+
+@pytest.mark.parametrize("make", [Preprocess, Augment])
+def test_draft_leaves_small_jpegs_and_other_formats_as_they_are(make):
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).resize((640, 480)).save(stream, "PNG")
+    for image in (photo(64, 48), stream.getvalue(), np.asarray(PIXELS)):
+        exact, fast = (
+            make(40, draft=draft).pixels(image, np.random.default_rng(0)) for draft in (None, 1)
+        )
+        np.testing.assert_array_equal(exact, fast)
+
+
+def test_draft_is_of_three_values():
+    with pytest.raises(ValueError, match="`draft` must be None, 1 or 2; got 4"):
+        from_json(draft=4)

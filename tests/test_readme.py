@@ -36,6 +36,9 @@ def test_every_block_runs(hub_cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     Image.fromarray(pixels).save("CLIP.png")
+    rows = "".join(f"caption {i},CLIP.png\n" for i in range(4))
+    Path("train.csv").write_text("caption,image_path\n" + rows)
+    monkeypatch.setenv("EQX_CLIP_CACHE", str(tmp_path / "index"))
     namespace = {"__name__": "readme"}
     assert len(BLOCKS) >= 8
     for block in BLOCKS:

@@ -1,5 +1,7 @@
 """CLIP in JAX: OpenCLIP's weights and numbers as Equinox modules."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import train as train
 from ._augment import Augment as Augment
 from ._clip import CLIP as CLIP
@@ -31,3 +33,16 @@ from ._zero_shot import zero_shot_classifier as zero_shot_classifier
 
 
 __version__ = "0.1.0"
+
+
+if TYPE_CHECKING:
+    from . import data as data
+
+
+def __getattr__(name: str) -> Any:
+    """`eqx_clip.data`, imported when it is first used: TFDS takes half a second."""
+    if name == "data":
+        import eqx_clip.data
+
+        return eqx_clip.data
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ from ._preprocess import (
     OPENAI_MEAN,
     OPENAI_STD,
     AbstractTransform,
+    Draft,
     ImageSize,
     PerChannel,
     Rng,
@@ -51,6 +52,7 @@ class Augment(AbstractTransform):
     - `color_jitter_prob`: the share of images that a given `color_jitter` applies to. The default
       is that of OpenCLIP's `color_jitter` class, so that asking for jitter is enough to get it.
     - `grayscale_prob`: the share of images that become grey.
+    - `draft`: decodes large JPEGs faster, as in `Preprocess`, where the crop is large enough.
 
     Raises `ValueError` for any value out of range.
     """
@@ -64,6 +66,7 @@ class Augment(AbstractTransform):
     color_jitter: Jitter = None
     color_jitter_prob: Probability = 0.8
     grayscale_prob: Probability = 0.0
+    draft: Draft = None
 
     def __post_init__(self):
         set_target(self)
@@ -95,9 +98,7 @@ class Augment(AbstractTransform):
                 "Augment draws from a NumPy generator: pass rng=np.random.default_rng(seed). "
                 f"Got {type(rng).__name__}."
             )
-        rgb = to_rgb(image)
-        crop = rgb.crop(crop_box(rgb.width, rgb.height, self.scale, self.ratio, rng))
-        result = crop.resize((self.width, self.height), Image.Resampling.BICUBIC)
+        result = self._resized_crop(image, rng)
         if _happens(self.flip, rng):
             result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.color_jitter and _happens(self.color_jitter_prob, rng):
@@ -105,6 +106,27 @@ class Augment(AbstractTransform):
         if _happens(self.grayscale_prob, rng):
             result = result.convert("L").convert("RGB")
         return channels_first(result)
+
+    def _resized_crop(self, image: ImageLike, rng: np.random.Generator) -> Image.Image:
+        size, drawn = (self.width, self.height), []
+
+        def reduction(width: int, height: int) -> float:
+            """Draws the crop: by how much it is too large says how fast the image is decoded."""
+            box = left, top, right, bottom = crop_box(width, height, self.scale, self.ratio, rng)
+            drawn.append((width, height, box))
+            return min((right - left) / self.width, (bottom - top) / self.height) / (
+                self.draft or 1
+            )
+
+        rgb = to_rgb(image, reduction if self.draft else None)
+        if not drawn:
+            reduction(rgb.width, rgb.height)
+        width, height, (left, top, right, bottom) = drawn[0]
+        if rgb.size == (width, height):  # exact: as torchvision crops and resizes
+            return rgb.crop((left, top, right, bottom)).resize(size, Image.Resampling.BICUBIC)
+        x, y = rgb.width / width, rgb.height / height
+        box = left * x, top * y, min(right * x, rgb.width), min(bottom * y, rgb.height)
+        return rgb.resize(size, Image.Resampling.BICUBIC, box)
 
 
 def _happens(probability: float, rng: np.random.Generator) -> bool:

@@ -1,8 +1,9 @@
 """Whatever a user calls an image, as an RGB PIL image."""
 
 import io
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax.numpy as jnp
@@ -13,13 +14,20 @@ from PIL import Image, UnidentifiedImageError
 from ._types import AnyArray, ImageLike
 
 
-def to_rgb(image: ImageLike) -> Image.Image:
+# From an image's width and height, by what factor it may be reduced while it is decoded.
+Reduction = Callable[[int, int], float]
+
+
+def to_rgb(image: ImageLike, reduction: Reduction | None = None) -> Image.Image:
     """The RGB PIL image of a PIL image, a path, encoded bytes or a uint8 array.
 
     Arrays are (height, width) or (height, width, channels) with 1, 3 or 4 channels, NumPy or JAX.
     Conversion is Pillow's `convert("RGB")`, before anything else, as in OpenCLIP's webdataset
     pipeline: an alpha channel is dropped, a palette is looked up, 16 bits are clipped to 8, and
     EXIF orientation is not applied. Of an animation it is the current frame, in a file the first.
+
+    With `reduction`, encoded JPEGs are decoded at the least of a half, a quarter or an eighth of
+    their size that it allows, several times faster.
 
     Raises `ValueError` for what is not one whole image, and `OSError` (`FileNotFoundError` and its
     kin) for a file that cannot be opened. The argument may be returned: do not write to the result.
@@ -30,7 +38,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
         with _explained(f"The PIL image {getattr(image, 'filename', '')!r}"):
             return _converted(image)
     if isinstance(image, bytes):
-        return _read(io.BytesIO(image), f"The byte string of length {len(image)}")
+        return _read(io.BytesIO(image), f"The byte string of length {len(image)}", reduction)
     if isinstance(image, str | os.PathLike):
         path = os.fspath(image)
         if "://" in path or path.startswith("data:"):
@@ -39,7 +47,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
                 "bytes or the path of a local file."
             )
         with open(path, "rb") as stream:  # not by Pillow: an OSError then always means the file
-            return _read(stream, f"The file {path!r}")
+            return _read(stream, f"The file {path!r}", reduction)
     if isinstance(image, AnyArray):
         return _converted(Image.fromarray(_checked(image)))
     raise ValueError(
@@ -48,8 +56,15 @@ def to_rgb(image: ImageLike) -> Image.Image:
     )
 
 
-def _read(stream: io.BytesIO | io.BufferedReader, what: str) -> Image.Image:
+def _read(
+    stream: io.BytesIO | io.BufferedReader, what: str, reduction: Reduction | None
+) -> Image.Image:
     with _explained(what), Image.open(stream) as image:
+        if reduction is not None and image.format == "JPEG":
+            factor = reduction(image.width, image.height)
+            if factor >= 2:
+                least = math.ceil(image.width / factor), math.ceil(image.height / factor)
+                image.draft(None, least)
         return _converted(image)
 
 

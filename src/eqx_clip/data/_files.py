@@ -1,0 +1,145 @@
+"""Files here and far away, by fsspec: what a path names, ranges of bytes, a mark of its content."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+
+from .._types import PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file as it was when it was looked at: `mark` changes with its content, size or time."""
+
+    url: str
+    size: int
+    mark: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+def normalized(path: PathLike) -> str:
+    """A URL as it is; a local path absolute, so that it means the same in a worker."""
+    path = os.fspath(path)
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def is_folder(url: str) -> bool:
+    filesystem, path = _located(url)
+    return filesystem.isdir(path)
+
+
+def look_at(url: str) -> File:
+    """The file of that name, or `FileNotFoundError`."""
+    filesystem, path = _located(url)
+    try:
+        info = filesystem.info(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file {url!r}.") from error
+    return _file(url, info)
+
+
+def files_in(folder: str) -> list[File]:
+    """The files of a folder, by name."""
+    filesystem, path = _located(folder)
+    infos = filesystem.ls(path, detail=True)
+    names = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in infos}
+    return [
+        _file(joined(folder, name), info)
+        for name, info in sorted(names.items())
+        if info["type"] == "file"
+    ]
+
+
+def is_pattern(url: str) -> bool:
+    return any(character in url for character in "*?[{")
+
+
+def matches(pattern: str) -> list[File]:
+    """The files that a pattern with braces (`{00000..00041}.tar`) or stars names, in its order.
+
+    Raises `FileNotFoundError` where one of the braces' names, or every star's, is missing.
+    """
+    found = []
+    for url in braceexpand(pattern):
+        if not any(character in url for character in "*?["):
+            found.append(look_at(url))
+            continue
+        filesystem, path = _located(url)
+        infos: Any = filesystem.glob(path, detail=True)
+        found += [
+            _file(filesystem.unstrip_protocol(name) if "://" in url else name, info)
+            for name, info in sorted(infos.items())
+            if info["type"] == "file"
+        ]
+    if not found:
+        raise FileNotFoundError(f"No file matches {pattern!r}.")
+    return found
+
+
+def joined(folder: str, path: str) -> str:
+    """`path`, where it is relative, below `folder`."""
+    if "://" in path or os.path.isabs(path):
+        return path
+    return f"{folder.rstrip('/')}/{path}"
+
+
+def parent(url: str) -> str:
+    return url.rsplit("/", 1)[0] or "/"
+
+
+def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """The bytes of a file from `start` to `stop`, by one request."""
+    if "://" not in url:  # a third of fsspec's time, which counts for small files
+        with open(url, "rb") as stream:
+            stream.seek(start or 0)
+            return stream.read() if stop is None else stream.read(stop - (start or 0))
+    filesystem, path = _located(url)
+    data: Any = filesystem.cat_file(path, start=start, end=stop)
+    return data
+
+
+def opened(url: str) -> Any:
+    """A binary stream for reading from the start to the end, with seeks forwards."""
+    filesystem, path = _located(url)
+    if "://" not in url:
+        return filesystem.open(path, "rb")
+    return filesystem.open(path, "rb", cache_type="readahead", block_size=8 << 20)
+
+
+def digest(*facts: Any) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def marks(files: Iterable[File]) -> str:
+    """One mark of several files in their order."""
+    return digest(*((file.url, file.size, file.mark) for file in files))
+
+
+def _located(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        scheme = url.split("://")[0]
+        extra = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "hf": "hf"}.get(scheme)
+        remedy = f"`pip install 'eqx_clip[{extra}]'`." if extra else str(error)
+        raise ImportError(f"Reading {scheme}:// needs another package: {remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{url!r} cannot be read. {error}") from error
+    return filesystem, path
+
+
+def _file(url: str, info: dict[str, Any]) -> File:
+    facts = {name: str(value) for name, value in info.items() if name in _MARKS}
+    return File(url, info["size"], digest(sorted(facts.items())))
+
+
+# What file systems say of a file that changes when it does: local, memory, gs, s3, hf.
+_MARKS = ("size", "mtime", "ino", "created", "updated", "etag", "ETag", "LastModified", "blob_id")

@@ -1,0 +1,96 @@
+"""Examples to rows of a batch, those that cannot be read replaced by others."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+from .._preprocess import AbstractTransform
+from ._source import Example, is_remote, where
+
+
+Read = Callable[[], Example]
+
+# Others that are tried in the place of one that cannot be read.
+_ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class BadSample:
+    """An example that could not be read: its index, where it is, the kind of error, its words."""
+
+    index: int
+    where: str
+    cause: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Reads, decodes, augments and tokenizes. What it gives depends on (seed, epoch, index) only.
+
+    - `source`: a sequence of `{"image": ..., "text": ...}`.
+    - `tokenizer`: a list of texts to int32 (texts, context).
+    """
+
+    source: Any
+    preprocess: AbstractTransform
+    tokenizer: Any
+    seed: int
+
+    def fill(
+        self,
+        epoch: int,
+        indices: Int64[np.ndarray, " rows"],
+        pixels: UInt8[np.ndarray, "rows 3 height width"],
+        tokens: Int32[np.ndarray, "rows context"],
+    ) -> tuple[Int64[np.ndarray, " rows"], list[BadSample]]:
+        """Writes the examples into `pixels` and `tokens`.
+
+        Gives the indices of what was written, and what could not be read and was replaced.
+        """
+        used, texts, bad = np.empty_like(indices), [], []
+        for row, (index, first) in enumerate(zip(indices, self._reads(indices), strict=True)):
+            for candidate, read in self._candidates(epoch, int(index), first):
+                try:
+                    example = read()
+                    rng = np.random.default_rng((self.seed, epoch, candidate))
+                    pixels[row] = self.preprocess.pixels(example["image"], rng)
+                except (OSError, ValueError) as error:
+                    bad.append(self._bad(candidate, error))
+                else:
+                    used[row] = candidate
+                    texts.append(example["text"])
+                    break
+            else:
+                raise ValueError(
+                    f"{_ATTEMPTS} examples in the place of one could not be read, the last of them "
+                    f"{bad[-1].where}. {bad[-1].message}"
+                )
+        if texts:
+            tokens[:] = self.tokenizer(texts)
+        return used, bad
+
+    def _reads(self, indices: Int64[np.ndarray, " rows"]) -> list[Read]:
+        """What reads each example. Where that waits for a network, all wait at once."""
+        reads = [functools.partial(self.source.__getitem__, int(index)) for index in indices]
+        if not (reads and is_remote(self.source)):
+            return reads
+        with ThreadPoolExecutor(len(reads)) as pool:
+            return [pool.submit(read).result for read in reads]
+
+    def _candidates(self, epoch: int, index: int, read: Read) -> Iterator[tuple[int, Read]]:
+        """The example, and others that take its place: their indices, and what reads them."""
+        yield index, read
+        others = np.random.default_rng((self.seed, epoch, index, 1))
+        for _ in range(_ATTEMPTS):
+            other = int(others.integers(len(self.source)))
+            yield other, functools.partial(self.source.__getitem__, other)
+
+    def _bad(self, index: int, error: Exception) -> BadSample:
+        cause = error.__cause__ or error  # of our own errors, Pillow's tells the kind
+        return BadSample(index, where(self.source, index), type(cause).__name__, str(error))

@@ -1,0 +1,344 @@
+"""What a data set holds, before anyone trains on it: a report, its table and its picture."""
+
+import collections
+import dataclasses
+import io
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+from tqdm import tqdm
+
+from .._augment import Augment
+from .._checks import as_count
+from .._image import to_rgb
+from .._tokenizer import Tokenizer
+from .._types import Count
+from ._batches import batches
+from ._loader import BadSample
+from ._order import Order
+from ._source import where
+
+
+_BLOCK = 1024  # samples under way at a time
+_FED = 64  # the batch that images/s are measured with
+_BARS, _SHOWN = 40, 12  # of a histogram, of repeated captions in the picture
+_BLUE, _RED = "#1f5fa8", "#c0392b"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """What `examine` saw. Sizes and lengths are of the good samples, in the data's order.
+
+    - `rows`: examples in the data set; `samples`: how many of them were looked at.
+    - `bad`: those that cannot be read.
+    - `formats`: how many images are JPEG, PNG, ...
+    - `lengths`: of the captions in tokens, start and end of text included, nothing cut.
+    - `empty`: captions of no more than space.
+    - `captions`: each different caption and how many samples have it, the most frequent first.
+      Captions of the same tokens, cut at `context_length`, are the same.
+    - `false_negatives`: how many examples of a random batch of `batch_size` have the caption of
+      another one of it, on average. The contrastive loss takes these for wrong pairs.
+    - `images_per_second`: what `batches` feeds with `num_workers`; None where it was not measured.
+    """
+
+    rows: int
+    bad: tuple[BadSample, ...]
+    formats: dict[str, int]
+    widths: Int[np.ndarray, " good"]
+    heights: Int[np.ndarray, " good"]
+    lengths: Int[np.ndarray, " good"]
+    empty: int
+    captions: tuple[tuple[str, int], ...]
+    context_length: int
+    batch_size: int
+    false_negatives: float
+    num_workers: int
+    images_per_second: float | None
+
+    @property
+    def good(self) -> int:
+        return len(self.widths)
+
+    @property
+    def samples(self) -> int:
+        return self.good + len(self.bad)
+
+    @property
+    def shortest_sides(self) -> Int[np.ndarray, " good"]:
+        return np.minimum(self.widths, self.heights)
+
+    @property
+    def cut(self) -> int:
+        """Captions of more tokens than `context_length`."""
+        return int(np.sum(self.lengths > self.context_length))
+
+    @property
+    def repeated(self) -> int:
+        """Samples whose caption another one has, too."""
+        return sum(count for _, count in self.captions if count > 1)
+
+
+def examine(
+    source: Any,
+    *,
+    samples: int = 2000,
+    batch_size: Count = 256,
+    context_length: Count = 77,
+    num_workers: int | None = None,
+    seconds: float = 5.0,
+    progress: bool = True,
+) -> Report:
+    """Looks at samples of a source, spread over it at random, and measures how fast it is read.
+
+    **Arguments:**
+
+    - `source`: what `open_source` gives, or any sequence of `{"image": ..., "text": ...}`.
+    - `samples`: how many to look at, at least a batch; 0 looks at all.
+    - `batch_size`: of which the false negatives are counted; not more than the source has.
+    - `context_length`: in tokens, where captions are cut.
+    - `num_workers`: threads that look, then processes that feed; by default one for each core.
+    - `seconds`: how long to measure the images/s; 0 does not.
+
+    Raises `ValueError` for a number out of range.
+    """
+    batch_size, rows = as_count("batch_size", batch_size), len(source)
+    if samples < 0 or seconds < 0:
+        raise ValueError(
+            f"`samples` and `seconds` must be at least 0; got {samples} and {seconds}."
+        )
+    num_workers = (os.cpu_count() or 1) if num_workers is None else num_workers
+    tokenizer = Tokenizer(context_length)
+    number = min(rows, max(samples, batch_size)) if samples else rows
+    seen, bad = _look_over(source, number, max(1, num_workers), progress)
+    texts = [sample.text for sample in seen]
+    captions = _counted(texts, tokenizer)
+    batch_size = min(batch_size, len(seen))
+    return Report(
+        rows=rows,
+        bad=tuple(bad),
+        formats=dict(collections.Counter(sample.format for sample in seen).most_common()),
+        widths=np.array([sample.width for sample in seen], np.int64),
+        heights=np.array([sample.height for sample in seen], np.int64),
+        lengths=np.array([len(tokenizer.encode(text)) + 2 for text in texts], np.int64),
+        empty=sum(not text.strip() for text in texts),
+        captions=captions,
+        context_length=tokenizer.context_length,
+        batch_size=batch_size,
+        false_negatives=expected_repeats([count for _, count in captions], batch_size),
+        num_workers=num_workers,
+        images_per_second=_rate(source, tokenizer, num_workers, seconds, progress)
+        if seen and seconds
+        else None,
+    )
+
+
+class _Sample(NamedTuple):
+    width: int
+    height: int
+    format: str
+    text: str
+
+
+def _look_over(
+    source: Any, number: int, threads: int, progress: bool
+) -> tuple[list[_Sample], list[BadSample]]:
+    """`number` samples, those that training would draw first, and the bad ones among them."""
+    indices = np.sort(Order((len(source),), (1.0,), 0, True).indices(0, 0, number))
+    seen, bad = [], []
+    bar = tqdm(total=number, unit="image", desc="Looking", delay=1, disable=not progress)
+    with bar, ThreadPoolExecutor(threads) as pool:
+        for start in range(0, number, _BLOCK):
+            block = indices[start : start + _BLOCK].tolist()
+            for sample in pool.map(lambda i: _look_at(source, i), block):
+                (bad if isinstance(sample, BadSample) else seen).append(sample)
+                bar.update()
+    return seen, bad
+
+
+def _look_at(source: Any, i: int) -> _Sample | BadSample:
+    try:
+        example = source[i]
+        width, height = to_rgb(example["image"]).size
+    except (OSError, ValueError) as error:
+        cause = type(error.__cause__ or error).__name__  # as `batches` counts them
+        return BadSample(i, where(source, i), cause, str(error))
+    return _Sample(width, height, _format(example["image"]), example["text"])
+
+
+def _format(image: Any) -> str:
+    if not isinstance(image, bytes):
+        return type(image).__name__
+    with Image.open(io.BytesIO(image)) as opened:
+        return str(opened.format)
+
+
+def _counted(texts: list[str], tokenizer: Tokenizer) -> tuple[tuple[str, int], ...]:
+    """Each different caption, the first spelling of it, and how often it occurs."""
+    if not texts:
+        return ()
+    _, firsts, counts = np.unique(tokenizer(texts), axis=0, return_index=True, return_counts=True)
+    order = np.lexsort((firsts, -counts))
+    return tuple((texts[firsts[k]], int(counts[k])) for k in order)
+
+
+def expected_repeats(counts: list[int], batch_size: int) -> float:
+    """How many examples of a random batch have the caption of another one of it, on average.
+
+    `counts` says how many examples have each caption. The batch is drawn without replacement, as an
+    epoch is. Of a random part of a data set this is an unbiased estimate for the whole.
+    """
+    size = sum(counts)
+
+    def share_alone(count: int) -> float:
+        """The probability that the others of the batch are none of `count - 1` examples."""
+        return math.prod((size - batch_size - k) / (size - 1 - k) for k in range(count - 1))
+
+    repeats = collections.Counter(counts).items()
+    drawn = batch_size / max(1, size)
+    return drawn * sum(n * count * (1 - max(0.0, share_alone(count))) for count, n in repeats)
+
+
+def _rate(
+    source: Any, tokenizer: Tokenizer, num_workers: int, seconds: float, progress: bool
+) -> float | None:
+    """Images/s of training batches once the workers have started, or None if too many are bad."""
+    fed, elapsed = 0, 0.0
+    bar = tqdm(unit="image", desc="Measuring images/s", delay=1, disable=not progress)
+    feed = batches(
+        source,
+        batch_size=min(_FED, len(source)),
+        preprocess=Augment(),
+        tokenizer=tokenizer,
+        num_workers=num_workers,
+        process_index=0,  # of one: JAX is not asked, which would take hold of a TPU
+        process_count=1,
+        max_bad=1.0,
+    )
+    with bar, feed:
+        try:
+            next(feed)
+            start = time.perf_counter()
+            while elapsed < seconds:
+                count = len(next(feed)["index"])
+                fed, elapsed = fed + count, time.perf_counter() - start
+                bar.update(count)
+        except ValueError:
+            return None
+    return fed / elapsed
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+def table(report: Report) -> str:
+    """The report in lines for a screen."""
+    lines = [f"{'rows':<16}{report.rows:,}, of which {report.samples:,} were looked at"]
+    lines += _bad_lines(report)
+    if report.good:
+        lines += ["", *_size_lines(report), "", *_caption_lines(report)]
+    if report.images_per_second is not None:
+        workers = f"{report.num_workers} worker{'s' * (report.num_workers != 1)}"
+        lines.append(f"{'images/s':<16}{report.images_per_second:,.0f} with {workers}")
+    return "\n".join(lines)
+
+
+def _bad_lines(report: Report) -> Iterator[str]:
+    yield f"{'bad samples':<16}{_of(len(report.bad), report.samples)}"
+    for cause, count in collections.Counter(bad.cause for bad in report.bad).most_common():
+        first = next(bad for bad in report.bad if bad.cause == cause)
+        yield f"  {count:,} {cause}, the first: {first.where}. {first.message}"
+
+
+def _size_lines(report: Report) -> Iterator[str]:
+    yield f"{'':<16}" + "".join(f"{name:>9}" for name in ("least", "5%", "median", "95%", "most"))
+    for name, values in (
+        ("width", report.widths),
+        ("height", report.heights),
+        ("shortest side", report.shortest_sides),
+        ("caption, tokens", report.lengths),
+    ):
+        cells = np.percentile(values, (0, 5, 50, 95, 100))
+        yield f"{name:<16}" + "".join(f"{cell:>9,.0f}" for cell in cells)
+
+
+def _caption_lines(report: Report) -> Iterator[str]:
+    formats = (f"{name} {count:,}" for name, count in report.formats.items())
+    yield f"{'formats':<16}{', '.join(formats)}"
+    cut, good = _of(report.cut, report.good), report.good
+    yield f"{'cut captions':<16}{cut}: more than {report.context_length} tokens"
+    yield f"{'empty captions':<16}{_of(report.empty, good)}"
+    yield f"{'repeated':<16}{_of(report.repeated, good)}: another sample has the caption, too"
+    yield (
+        f"{'false negatives':<16}{report.false_negatives:.3g} in a batch of {report.batch_size:,}, "
+        "on average: their caption is also another's"
+    )
+
+
+def _of(count: int, whole: int) -> str:
+    return f"{count:,} ({count / max(1, whole):.2%})"
+
+
+# The picture --------------------------------------------------------------------------------------
+
+
+def check_picture(path: Path) -> None:
+    """Raises `ValueError` for a file that `draw` could not write, before the long part."""
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"There is no folder {path.parent} to write {path.name} to.")
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"The picture must end in .png, .pdf or .svg; got {path}.")
+
+
+def draw(report: Report, path: Path) -> None:
+    """Histograms of shortest sides and of caption lengths, and the most repeated captions."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "The picture needs matplotlib: `pip install 'eqx_clip[demo]'`."
+        ) from error
+    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    sides, lengths, captions = figure.subplots(1, 3)
+    _draw_histogram(sides, report.shortest_sides, "shortest side, pixels")
+    _draw_histogram(lengths, report.lengths, "caption, tokens", least_end=report.context_length)
+    lengths.axvline(report.context_length, color=_RED, linestyle="--", linewidth=1)
+    lengths.set_title(f"{_of(report.cut, report.good)} cut at {report.context_length}")
+    _draw_captions(captions, report)
+    with warnings.catch_warnings():  # captions are of all languages, the font is not
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(path, dpi=120)
+
+
+def _draw_histogram(axes: Any, values: np.ndarray, name: str, least_end: int = 0) -> None:
+    """Of all but the largest hundredth, which the last bar takes in: it may be far away."""
+    low, end = values.min(), max(math.ceil(np.percentile(values, 99)), least_end)
+    width = math.ceil((end - low + 1) / _BARS)  # whole, so that each bar has as many values
+    edges = np.arange(low, end + width + 1, width) - 0.5
+    axes.hist(np.minimum(values, end), edges, color=_BLUE)
+    axes.set(xlabel=name, ylabel="samples")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_captions(axes: Any, report: Report) -> None:
+    most = [(text, count) for text, count in report.captions[:_SHOWN] if count > 1]
+    labels = [_shortened(text) for text, _ in most]
+    axes.barh(range(len(most)), [count for _, count in most], color=_BLUE)
+    axes.set_yticks(range(len(most)), labels, parse_math=False)  # a caption may have two dollars
+    axes.invert_yaxis()
+    axes.set(xlabel="samples")
+    axes.set_title(f"{_of(report.repeated, report.good)} with a repeated caption")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shortened(text: str, length: int = 40) -> str:
+    line = " ".join(text.split()) or "(empty)"
+    return line if len(line) <= length else f"{line[: length - 3]}..."

@@ -1,0 +1,78 @@
+"""Data sets of many shards, and the index of where in them the examples lie."""
+
+import abc
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from ._files import File, digest, files_in, is_folder, is_pattern, look_at, marks, matches
+from ._index import cached
+from ._source import FileSource
+
+
+class ShardedSource(FileSource):
+    """A folder of shards, one shard, or a pattern such as `{00000..00041}.tar`.
+
+    The index of where the examples lie is made in one pass over the shards and kept outside the
+    data (`EQX_CLIP_CACHE`), by the shards' names, sizes and times.
+    """
+
+    file_name: re.Pattern[str]
+    file_kind: str
+    schema: pa.Schema  # of the index: "shard" first
+
+    def _open(self) -> str:
+        self._files = self._find_files()
+        mark = digest(type(self).__name__, marks(self._files), self._kept())
+        self._table = cached(mark, self.schema, self._batches())
+        if not len(self):
+            raise ValueError(f"{self.path} holds no examples. {self._contents()}")
+        return mark
+
+    @abc.abstractmethod
+    def _kept(self) -> Any:
+        """What the index depends on, beside the files."""
+
+    @abc.abstractmethod
+    def _indexed(self, file: File) -> dict[str, np.ndarray]:
+        """The columns of the index, but "shard", of one file."""
+
+    def _contents(self) -> str:
+        """What was found instead of examples, for an error."""
+        return f"Its {len(self._files)} files are empty."
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def _entry(self, i: int) -> tuple[Any, ...]:
+        """The file that example `i` is in, and the other columns of its row of the index."""
+        shard, *rest = (column[i].as_py() for column in self._table.columns)
+        return self._files[shard], *rest
+
+    def _find_files(self) -> list[File]:
+        if is_pattern(self.path):
+            return matches(self.path)
+        if not is_folder(self.path):
+            return [look_at(self.path)]
+        files = [file for file in files_in(self.path) if self.file_name.fullmatch(file.name)]
+        if not files:
+            raise ValueError(f"The folder {self.path} holds no {self.file_kind}.")
+        return files
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """The index, one batch for each file, made by threads where files are far away."""
+        bar = tqdm(total=len(self._files), unit="shard", desc="Indexing", delay=1)
+        with bar, ThreadPoolExecutor(32 if "://" in self.path else 1) as pool:
+            try:
+                for shard, columns in enumerate(pool.map(self._indexed, self._files)):
+                    count = len(next(iter(columns.values())))
+                    columns = {"shard": np.full(count, shard, np.int32), **columns}
+                    yield pa.RecordBatch.from_pydict(columns, schema=self.schema)
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)

@@ -1,0 +1,181 @@
+"""A source: a sequence of examples, each the bytes of one encoded image and its text."""
+
+import abc
+import bisect
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+from .._checks import did_you_mean
+from .._types import PathLike, Real
+from ._files import normalized
+
+
+class Example(TypedDict):
+    """One image as it is stored (JPEG, PNG, WebP, ...) and one text."""
+
+    image: bytes
+    text: str
+
+
+class AbstractSource(abc.ABC):
+    """A sequence of examples, read when asked for.
+
+    It has what TFDS, Grain and PyTorch ask of a random-access source: `len()`, `source[i]`,
+    `__getitems__`. It pickles as a path, not as data.
+    """
+
+    # Whether reading waits for a network: several examples are then read at once.
+    remote = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def where(self, i: int) -> str:
+        """Where example `i` is stored, for people."""
+
+    @abc.abstractmethod
+    def _read(self, i: int) -> Example: ...
+
+    def __getitem__(self, i: int) -> Example:
+        i, count = operator.index(i), len(self)
+        if not -count <= i < count:
+            raise IndexError(f"Example {i} of {count} was asked for.")
+        return self._read(i % count)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        return [self[i] for i in indices]
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))
+
+
+class FileSource(AbstractSource):
+    """A source that one path names. In a worker it is opened again, and must be the same data."""
+
+    # Names under which data sets keep images and texts, for when none is given.
+    image_keys: tuple[str, ...]
+    text_keys: tuple[str, ...]
+
+    def __init__(self, path: PathLike, image_key: str | None = None, text_key: str | None = None):
+        self.path = normalized(path)
+        self.image_key, self.text_key = image_key, text_key
+        self.mark = self._open()
+        self.remote = self._is_remote()
+
+    def _is_remote(self) -> bool:
+        return "://" in self.path
+
+    @abc.abstractmethod
+    def _open(self) -> str:
+        """Looks at the data, raises for what is wrong with it, and gives a mark of its content."""
+
+    def __reduce__(self):
+        return _open_again, (type(self), self.path, self.image_key, self.text_key, self.mark)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r}, {len(self)} examples)"
+
+    def _find_keys(self, found: Sequence[str]) -> None:
+        """Sets the keys not given to those of `found` that are usual."""
+        self.image_key = self._key("image", self.image_key, self.image_keys, found)
+        self.text_key = self._key("text", self.text_key, self.text_keys, found)
+        if self.image_key == self.text_key:
+            raise ValueError(f"image_key and text_key are the same, {self.text_key!r}.")
+
+    def _key(self, what: str, given: str | None, usual: Sequence[str], found: Sequence[str]) -> str:
+        names = ", ".join(map(repr, found)) or "nothing"
+        if given is not None:
+            if given in found:
+                return given
+            hint = did_you_mean(given, found)
+            raise ValueError(f"{self.path} has no {what}_key {given!r}: it holds {names}.{hint}")
+        candidates = [name for name in usual if name in found]
+        if len(candidates) != 1:
+            problem = "several" if candidates else "none"
+            raise ValueError(
+                f"Of what {self.path} holds, {names}, {problem} may be the {what}: pass "
+                f"`{what}_key=`."
+            )
+        return candidates[0]
+
+
+def _open_again(
+    kind: type[FileSource], path: str, image_key: str | None, text_key: str | None, mark: str
+) -> FileSource:
+    source = kind(path, image_key, text_key)
+    if source.mark != mark:
+        raise ValueError(f"{path} has changed since it was opened. Open it again.")
+    return source
+
+
+class Subset(AbstractSource):
+    """Ranges of another source, one after the other."""
+
+    def __init__(self, source: AbstractSource, ranges: Sequence[range]):
+        self.source = source
+        self.ranges = tuple(ranges)
+        self.remote = source.remote
+        self._starts = (0, *itertools.accumulate(map(len, self.ranges)))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def where(self, i: int) -> str:
+        return self.source.where(self._index(i))
+
+    def _read(self, i: int) -> Example:
+        return self.source[self._index(i)]
+
+    def _index(self, i: int) -> int:
+        k = bisect.bisect_right(self._starts, i) - 1
+        return self.ranges[k][i - self._starts[k]]
+
+
+class Mixture(AbstractSource):
+    """Sources one after the other, of which an epoch draws each by its factor.
+
+    A factor of 2 draws every example of its source twice an epoch, one of 0.5 draws half of them,
+    the other half in the next epoch: OpenCLIP's `::` with `--train-data-upsampling-factors`. As a
+    sequence, it is all examples once; the factors are for `batches`.
+
+    **Arguments:**
+
+    - `sources`: any sources.
+    - `factors`: one positive number for each source, by default all 1.
+    """
+
+    def __init__(self, sources: Sequence[Any], factors: Sequence[Real] | None = None):
+        self.sources = tuple(sources)
+        self.factors = tuple(map(float, [1] * len(self.sources) if factors is None else factors))
+        if not self.sources or len(self.factors) != len(self.sources):
+            raise ValueError(
+                f"Expected one factor for each source; got {len(self.factors)} factors for "
+                f"{len(self.sources)} sources."
+            )
+        if not all(0 < factor < float("inf") for factor in self.factors):
+            raise ValueError(f"Factors must be above 0; got {self.factors}.")
+        self.remote = any(is_remote(source) for source in self.sources)
+        self._starts = (0, *itertools.accumulate(map(len, self.sources)))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def where(self, i: int) -> str:
+        k = bisect.bisect_right(self._starts, i) - 1
+        return where(self.sources[k], i - self._starts[k])
+
+    def _read(self, i: int) -> Example:
+        k = bisect.bisect_right(self._starts, i) - 1
+        return self.sources[k][i - self._starts[k]]
+
+
+def where(source: Any, i: int) -> str:
+    """Where a source, ours or a user's, keeps example `i`."""
+    return source.where(i) if hasattr(source, "where") else f"example {i} of {source!r:.80}"
+
+
+def is_remote(source: Any) -> bool:
+    return getattr(source, "remote", False)

@@ -1,0 +1,91 @@
+"""A data set that TFDS has prepared, from its ArrayRecord or its TFRecord files, as stored."""
+
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import decode, file_adapters
+
+from .._types import PathLike
+from ._files import digest, files_in, joined, marks, normalized
+from ._source import AbstractSource, Example, FileSource, Mixture, Subset
+from ._tfrecord import TFRecordSource, example_of, parse_example
+
+
+def open_tfds(
+    path: PathLike, image_key: str | None, text_key: str | None, split: str
+) -> AbstractSource:
+    """The examples of a split, or of a slice such as "validation[:50%]", of a prepared data set.
+
+    Without keys, its one `Image` and its one `Text` feature are taken. Images stay encoded.
+
+    Raises `ValueError` for a split or a key that it does not have, and for files that hold fewer
+    examples than the data set's own information says.
+    """
+    path = normalized(path)
+    builder = tfds.builder_from_directory(path)
+    try:
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    except AssertionError as error:  # how TFDS answers to a notation that it does not know
+        raise ValueError(f"{path} has no {split!r}. {error}") from error
+    keys = _key(builder, "image", image_key), _key(builder, "text", text_key)
+    sources = []
+    for part in parts:
+        source = _whole(builder, path, part.splitname, *keys)
+        sources.append(Subset(source, [range(len(source))[part.from_ : part.to]]))
+    return sources[0] if len(sources) == 1 else Mixture(sources)
+
+
+def _key(builder: tfds.core.DatasetBuilder, what: str, given: str | None) -> str:
+    kind = {"image": tfds.features.Image, "text": tfds.features.Text}[what]
+    features: Any = builder.info.features
+    candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
+    chosen = candidates if given is None else [name for name in candidates if name == given]
+    if len(chosen) == 1:
+        return chosen[0]
+    held = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+    wanted = f"the {what}_key {given!r}" if given else "one feature of it"
+    raise ValueError(
+        f"Expected {wanted} to be a TFDS {kind.__name__}; {builder.data_dir} holds {held}. Pass "
+        f"`{what}_key=`."
+    )
+
+
+def _whole(
+    builder: tfds.core.DatasetBuilder, path: str, split: str, image_key: str, text_key: str
+) -> FileSource:
+    """All examples of a split."""
+    info: Any = builder.info.splits[split]
+    template = info.filename_template
+    if builder.info.file_format == file_adapters.FileFormat.TFRECORD:
+        names = f"{template.dataset_name}-{split}.{template.filetype_suffix}-*"
+        source = TFRecordSource(joined(path, names), image_key, text_key)
+    else:
+        source = ArrayRecordSource(f"{path}#{split}", image_key, text_key)
+    if len(source) != info.num_examples:
+        raise ValueError(
+            f"{path} should hold {info.num_examples} examples of {split!r}; its files hold "
+            f"{len(source)}. Copy or prepare it again."
+        )
+    return source
+
+
+class ArrayRecordSource(FileSource):
+    """A split of a data set in ArrayRecord files, by TFDS's reader: "folder#split"."""
+
+    image_keys = text_keys = ()
+
+    def _open(self) -> str:
+        folder, split = self.path.rsplit("#", 1)
+        builder: Any = tfds.builder_from_directory(folder)
+        raw = decode.DeserializeMethod.RAW_BYTES
+        self._records = builder.as_data_source(split, deserialize_method=raw)
+        return digest(split, marks(files_in(folder)))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def where(self, i: int) -> str:
+        return f"{self.path}, record {i}"
+
+    def _read(self, i: int) -> Example:
+        return example_of(parse_example(self._records[i]), str(self.image_key), str(self.text_key))

@@ -1,0 +1,120 @@
+"""Data sets that TFDS prepared: ArrayRecord by its own reader, TFRecord by ours."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from eqx_clip.data import open_source
+from eqx_clip.data._write import write_tfrecords
+
+
+class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "picture": tfds.features.Image(),
+            "caption": tfds.features.Text(),
+            "number": tfds.features.Scalar(np.int64),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0, 30), "test": self._generate_examples(30, 40)}
+
+    def _generate_examples(self, start, stop):
+        for i in range(start, stop):
+            yield i, {"picture": io.BytesIO(png(i)), "caption": f"caption {i}", "number": i}
+
+
+def png(i):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 6), (i, 2 * i, 3 * i)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def array_record(tmp_path_factory):
+    builder = Pictures(data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+@pytest.fixture
+def tfrecord(array_record, tmp_path):
+    """The same in TFRecord files, which TFDS writes with TensorFlow only."""
+    folder = tmp_path / "pictures" / "1.0.0"
+    for split in ("train", "test"):
+        examples = list(open_source(array_record, split=split))
+        half = len(examples) // 2
+        write_tfrecords(examples, folder / split, shard_size=half, progress=False)
+        for shard in range(2):
+            name = f"pictures-{split}.tfrecord-{shard:05}-of-00002"
+            (folder / split / f"{shard:05}.tfrecord").rename(folder / name)
+        (folder / split).rmdir()
+    info = json.loads((array_record / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    for split in info["splits"]:
+        split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        half = int(sum(map(int, split["shardLengths"]))) // 2
+        split["shardLengths"] = [str(half), str(half)]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    features = (array_record / "features.json").read_text()
+    (folder / "features.json").write_text(
+        features.replace('"picture"', '"png"').replace('"caption"', '"txt"')
+    )
+    return folder
+
+
+def numbers(source):
+    return [int(example["text"].split()[1]) for example in source]
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_prepared_data_are_read_as_stored(kind, request):
+    folder = request.getfixturevalue(kind)
+    source = open_source(folder)
+    assert sorted(numbers(source)) == list(range(30))
+    for example in source:
+        decoded = np.asarray(Image.open(io.BytesIO(example["image"])))
+        assert decoded[0, 0, 0] == int(example["text"].split()[1])
+    assert "record" in source.where(3)
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_splits_and_slices_are_those_of_tfds(kind, request):
+    folder = request.getfixturevalue(kind)
+    everything = numbers(open_source(folder))
+    assert numbers(open_source(folder, split="train[:50%]")) == everything[:15]
+    assert sorted(numbers(open_source(folder, split="test"))) == list(range(30, 40))
+    both = open_source(folder, split="test+train[25:]")
+    assert numbers(both) == numbers(open_source(folder, split="test")) + everything[25:]
+    with pytest.raises(ValueError, match="valid"):
+        open_source(folder, split="valid")
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_prepared_data_pickle_as_a_path(kind, request):
+    source = open_source(request.getfixturevalue(kind))
+    pickled = pickle.dumps(source)
+    assert len(pickled) < 1000
+    assert list(pickle.loads(pickled)) == list(source)
+
+
+def test_keys_that_are_not_there_are_told_with_what_is(array_record):
+    with pytest.raises(ValueError, match=r"image_key 'jpg'.*picture \(Image\)"):
+        open_source(array_record, image_key="jpg")
+    with pytest.raises(ValueError, match=r"text_key 'number'.*number \(Scalar\)"):
+        open_source(array_record, text_key="number")
+
+
+def test_a_shard_that_is_missing_is_told(tfrecord):
+    next(tfrecord.glob("pictures-train*-00001-*")).unlink()
+    with pytest.raises(ValueError, match=r"should hold 30 examples.*hold 15"):
+        open_source(tfrecord)
