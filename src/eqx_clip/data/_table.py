@@ -1,5 +1,6 @@
 """Tables of image paths and texts: CSV, tab-separated, Parquet, JSON lines."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -63,7 +64,8 @@ class TableSource(FileSource):
             raise ValueError(f"{self.path} is empty: expected a table with an image and a text.")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{self.path} names several columns {', '.join(map(repr, twice))}.")
+            several = ", ".join(map(repr, twice))
+            raise ValueError(f"{self.path} names several columns {several}. Rename all but one.")
         self._find_keys(names)
 
     def __len__(self) -> int:
@@ -120,24 +122,27 @@ def _stream(file: File) -> Any:
     return opened.open()
 
 
-def _csv_rows(stream: Any) -> tuple[list[str], Any]:
+@contextlib.contextmanager
+def _csv_rows(file: File) -> Iterator[tuple[list[str], Any]]:
     """The names of the columns, and the reader of the rows below them."""
-    lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    first = lines.readline()
-    delimiter = "\t" if first.count("\t") > first.count(",") else ","  # OpenCLIP's have tabs
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-    return next(reader, []), reader
+    with (
+        _stream(file) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines,
+    ):
+        first = lines.readline()
+        delimiter = "\t" if first.count("\t") > first.count(",") else ","  # OpenCLIP's have tabs
+        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+        yield next(reader, []), reader
 
 
 def _csv_columns(file: File) -> list[str]:
-    with _stream(file) as stream:
-        return _csv_rows(stream)[0]
+    with _csv_rows(file) as (names, _):
+        return names
 
 
 def _csv_batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
     # Not pyarrow's parser, which is faster: where a quote is left open, it joins the rows.
-    with _stream(file) as stream:
-        names, reader = _csv_rows(stream)
+    with _csv_rows(file) as (names, reader):
         cells = [operator.itemgetter(names.index(key)) for key in keys]
         try:
             while lines := list(itertools.islice(reader, _ROWS)):
@@ -153,8 +158,7 @@ def _csv_batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
 
 def _check_rows(file: File) -> None:
     """Looks for the first row that is not whole, and raises `csv.Error` with its line."""
-    with _stream(file) as stream:
-        names, reader = _csv_rows(stream)
+    with _csv_rows(file) as (names, reader):
         line = reader.line_num + 1  # where the row starts
         try:
             for row in reader:

@@ -1,0 +1,276 @@
+"""Tables: what is read of CSV, JSON lines and Parquet, what is refused, and the index they leave."""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import logging
+import os
+import pickle
+import uuid
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from eqx_clip.data._table import TableSource
+
+
+ROWS = [
+    {"filepath": f"{i}.jpg", "title": title}
+    for i, title in enumerate(
+        [
+            *("a dog", "NA", "null", "123", "", "1e5", "True", " spaces "),
+            *('quoted, "comma"', "two\nlines", "tab\tin it", "ünï 狗 😀", "2020-01-01"),
+        ]
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def images(tmp_path):
+    """An image for each row, beside the table. A source passes on what it holds."""
+    for row in ROWS:
+        (tmp_path / row["filepath"]).write_bytes(image(row))
+
+
+def image(row):
+    return b"image " + row["filepath"].encode()
+
+
+def as_csv(rows, **options):
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, rows[0].keys(), **options)
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
+
+
+def as_json(rows):
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def as_parquet(rows, schema=None):
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema), stream)
+    return stream.getvalue()
+
+
+def written(folder, name, data):
+    path = folder / name
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def texts(source):
+    return [example["text"] for example in source]
+
+
+dictionary = pa.dictionary(pa.int32(), pa.string())
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("comma.csv", as_csv(ROWS)),
+        ("unix.csv", as_csv(ROWS, lineterminator="\n")),
+        ("tab.csv", as_csv(ROWS, delimiter="\t")),
+        ("TAB.TSV", as_csv(ROWS, delimiter="\t")),
+        ("bom.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
+        ("quoted.csv", as_csv(ROWS, quoting=csv.QUOTE_ALL)),
+        ("blank_lines.csv", as_csv(ROWS, lineterminator="\n\n").replace(b"two\n\n", b"two\n")),
+        ("text_first.csv", as_csv([{"title": r["title"], **r} for r in ROWS])),
+        ("extra.csv", as_csv([{"id": "1", **row, "width,height": "2"} for row in ROWS])),
+        ("zipped.csv.gz", gzip.compress(as_csv(ROWS))),
+        ("rows.jsonl", as_json(ROWS)),
+        ("extra.jsonl", as_json([{"id": 1, **row, "size": [1, 2], "n": {}} for row in ROWS])),
+        ("zipped.jsonl.gz", gzip.compress(as_json(ROWS) + b"\n\n")),
+        ("rows.parquet", as_parquet(ROWS)),
+        ("extra.parquet", as_parquet([{"id": 1, **row, "size": [1, 2]} for row in ROWS])),
+        (
+            "large.parquet",
+            as_parquet(ROWS, pa.schema({"filepath": pa.large_string(), "title": dictionary})),
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
+)
+def test_one_table_is_read_alike_from_every_format(tmp_path, name, data):
+    source = TableSource(written(tmp_path, name, data))
+    assert (source.image_key, source.text_key) == ("filepath", "title")
+    expected = [{"image": image(row), "text": row["title"]} for row in ROWS]
+    assert len(source) == len(expected) and list(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("table.jsonl", as_json([{"image": "0.jpg", "text": None}, {"image": "1.jpg"}])),
+        ("table.parquet", as_parquet([{"image": "0.jpg", "text": None}])),
+        ("table.csv", "image,text\n0.jpg,\n"),
+    ],
+)
+def test_a_text_that_is_missing_is_empty(tmp_path, name, data):
+    path = written(tmp_path, name, data)
+    assert set(texts(TableSource(path))) == {""}
+
+
+def test_keys_choose_among_columns(tmp_path):
+    path = written(tmp_path, "table.csv", "filepath,image,title,alt\nno,0.jpg,a title,an alt\n")
+    source = TableSource(path, image_key="image", text_key="alt")
+    assert list(source) == [{"image": image(ROWS[0]), "text": "an alt"}]
+
+
+def test_image_paths_are_relative_to_the_table_absolute_or_far_away(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    written(tmp_path, "sub/in folder.jpg", b"below")
+    far = f"memory://{uuid.uuid4()}/0.jpg"
+    fsspec.filesystem("memory").pipe(far, b"far")
+    rows = ["sub/in folder.jpg", "../0.jpg", str(tmp_path / "1.jpg"), far]
+    written(tmp_path, "table.csv", "filepath,title\n" + "".join(f"{path},\n" for path in rows))
+    written(tmp_path, "sub/table.csv", "filepath,title\n../0.jpg,\n")
+    monkeypatch.chdir(tmp_path)
+    source = TableSource("table.csv")
+    monkeypatch.chdir("/")
+    found = [source[0], source[2], source[3], *TableSource(tmp_path / "sub" / "table.csv")]
+    assert [example["image"] for example in found] == [
+        *(b"below", image(ROWS[1]), b"far", image(ROWS[0]))
+    ]
+
+
+def test_an_image_that_is_missing_is_told_by_its_path_and_row(tmp_path):
+    source = TableSource(written(tmp_path, "t.csv", "filepath,title\n0.jpg,a\ngone.jpg,b\n"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+        source[1]
+    assert source.where(1) == f"{tmp_path}/t.csv, row 2: {tmp_path}/gone.jpg"
+
+
+HEAD = "filepath,title\n0.jpg,a\n"
+MANY = "".join(f"{i}.jpg,caption {i}\n" for i in range(9000))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("t.csv", "url,alt\na,b\n", r"'url', 'alt', none may be the image: pass `image_key=`"),
+        ("t.csv", "filepath,alt\na,b\n", r"none may be the text: pass `text_key=`"),
+        ("t.csv", "filepath,title,caption\na,b,c\n", r"several may be the text"),
+        ("t.csv", "filepath,title,title\na,b,c\n", r"several columns 'title'.*Rename"),
+        ("t.csv", HEAD + "1.jpg,b,c\n", r"row at line 3: it has 3 cells in place of 2"),
+        ("t.csv", HEAD + '1.jpg,"b\nc"\n2.jpg\n', r"row at line 5: it has 1 cells in place of 2"),
+        ("t.csv", "filepath,title\n" + MANY + "1.jpg\n", r"row at line 9002: it has 1 cells"),
+        ("t.csv", HEAD + '1.jpg,"b\n2.jpg,c\n', r"row at line 3: .*end of data.*quote missing"),
+        ("t.csv", HEAD + '1.jpg,"b" c\n', r"row at line 3: .*expected after"),
+        ("t.csv", 'filepath,"title\n0.jpg,a\n', r"unexpected end of data"),
+        ("t.csv", "filepath,title\n0.jpg,é\n".encode("latin-1"), r"in UTF-8.*0xe9"),
+        ("t.csv", HEAD.encode("utf-16"), r"in UTF-8.*0xff"),
+        ("t.csv", "filepath,title\n", r"no rows below its header"),
+        ("t.csv", "", r"is empty: expected a table"),
+        ("t.csv", "\n\n", r"is empty: expected a table"),
+        ("t.csv.gz", HEAD, r"Not a gzipped file"),
+        ("t.csv.gz", gzip.compress((HEAD + MANY).encode())[:-100], r"cannot be read.*ended before"),
+        ("t.jsonl", "", r"is empty: expected a table"),
+        ("t.jsonl", as_json([{"url": "a", "alt": "b"}]), r"'url', 'alt', none may be the image"),
+        ("t.jsonl", as_json([{"image": "a", "text": 1}]), r"string to number in row 0"),
+        ("t.jsonl", as_json([{"image": "a", "text": ["b"]}]), r"string to array in row 0"),
+        ("t.jsonl", as_json(ROWS) + b'\n{"filepath": "a", "ti', r"cannot be read as a table"),
+        ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "a', r"cannot be read.*JSON parse error"),
+        ("t.jsonl", as_json([ROWS]), r"Expected one JSON object a line"),
+        ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "\xe9"}', r"UTF8 sequence at .* 260"),
+        ("t.parquet", "", r"Parquet file size is 0"),
+        ("t.parquet", as_parquet(ROWS)[:-9], r"cannot be read as a table.*magic bytes"),
+        ("t.parquet", as_parquet([{"image": "a", "text": 1}]), r"'text' must hold text.*int64"),
+        ("t.parquet", as_parquet([{"image": b"a", "text": "b"}]), r"'image' must hold.*binary"),
+        ("t.parquet", as_parquet([{"url": "a"}]), r"'url', none may be the image"),
+        ("t.parquet", as_parquet([], pa.schema({"image": "str", "text": "str"})), r"no rows"),
+        ("t.doc", HEAD, r"is no table: expected a file named \.csv, \.tsv, \.jsonl, \.parquet"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_table_that_is_not_whole_is_refused_when_it_is_opened(tmp_path, name, data, message):
+    path = written(tmp_path, name, data)
+    for _ in range(2):  # also where an index could be there
+        with pytest.raises(ValueError, match=message) as raised:
+            TableSource(path)
+        assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("filepaths", "title"), r"no image_key 'filepaths'.*mean 'filepath'"),
+        (("filepath", "txt"), r"no text_key 'txt': it holds 'filepath', 'title'"),
+        (("title", "title"), r"image_key and text_key are the same, 'title'"),
+    ],
+)
+def test_a_key_that_cannot_be_is_told_with_the_columns_found(tmp_path, keys, message):
+    with pytest.raises(ValueError, match=message):
+        TableSource(written(tmp_path, "t.csv", as_csv(ROWS)), *keys)
+
+
+def test_a_table_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/none\.csv"):
+        TableSource(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="is no table"):
+        TableSource(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_read_and_left_as_it_is(tmp_path):
+    path = written(tmp_path, "t.csv", as_csv(ROWS))
+    tmp_path.chmod(0o555)
+    before = {entry.name: entry.stat() for entry in os.scandir(tmp_path)}
+    assert len(list(TableSource(path))) == len(ROWS)
+    assert {entry.name: entry.stat() for entry in os.scandir(tmp_path)} == before
+    tmp_path.chmod(0o755)
+
+
+def test_a_table_that_changed_is_read_anew_and_refused_to_who_knew_the_old(tmp_path):
+    path = written(tmp_path, "t.csv", "filepath,title\n0.jpg,old\n")
+    old = TableSource(path)
+    pickled = pickle.dumps(old)
+    times = path.stat()
+    path.write_text("filepath,title\n0.jpg,new\n")  # of the same size and, it says, time
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert texts(TableSource(path)) == ["new"] and texts(old) == ["old"]
+    with pytest.raises(ValueError, match=r"t\.csv has changed since it was opened"):
+        pickle.loads(pickled)
+
+
+def test_tables_and_columns_never_share_an_index(tmp_path, index_folder):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        written(tmp_path, f"{name}/t.csv", f"filepath,title,alt\n../0.jpg,{name},{name}{name}\n")
+    for _ in range(2):
+        assert texts(TableSource(tmp_path / "a/t.csv", text_key="title")) == ["a"]
+        assert texts(TableSource(tmp_path / "b/t.csv", text_key="title")) == ["b"]
+        assert texts(TableSource(tmp_path / "b/t.csv", text_key="alt")) == ["bb"]
+    assert len(list(index_folder.iterdir())) == 3
+
+
+def test_a_source_pickles_as_a_path(tmp_path):
+    rows = [{**row, "title": row["title"] * 100} for row in ROWS]
+    source = TableSource(written(tmp_path, "t.csv", as_csv(rows * 100)))
+    pickled = pickle.dumps(source)
+    assert len(pickled) < 500
+    assert list(pickle.loads(pickled)) == list(source)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1, None])
+def test_an_index_that_is_damaged_is_made_anew(tmp_path, index_folder, kept):
+    path = written(tmp_path, "t.csv", as_csv(ROWS))
+    expected = texts(TableSource(path))
+    (index,) = index_folder.iterdir()
+    index.write_bytes(b"x" * 5000 if kept is None else index.read_bytes()[:kept])
+    assert texts(TableSource(path)) == expected
+    assert list(index_folder.iterdir()) == [index] and index.read_bytes()[:5] == b"ARROW"
+
+
+def test_an_index_that_cannot_be_kept_is_held_in_memory(tmp_path, monkeypatch, caplog):
+    path = written(tmp_path, "t.csv", as_csv(ROWS))
+    monkeypatch.setenv("EQX_CLIP_CACHE", str(path / "below a file"))
+    with caplog.at_level(logging.WARNING, "eqx_clip.data"):
+        source = TableSource(path)
+    assert texts(source) == [row["title"] for row in ROWS]
+    assert "`EQX_CLIP_CACHE` names another folder" in caplog.text
+    assert texts(pickle.loads(pickle.dumps(source))) == texts(source)
