@@ -565,3 +565,57 @@ def test_search_images_explains_mistakes(search, photos, arguments, expected):
     code, _, err = search(*arguments)
     assert code == 2 and expected in err.splitlines()[-1] and "Traceback" not in err
     assert (photos / "red" / "1.png").read_bytes() == before
+
+
+# examples/convert_to_tfrecords.py
+
+
+@pytest.fixture
+def convert(run_here, monkeypatch, tmp_path):
+    monkeypatch.setenv("EQX_CLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: run_here("convert_to_tfrecords.py", *arguments)
+
+
+def write_table(images: int) -> None:
+    Path("images").mkdir()
+    rows = ["words,file\n"]
+    for i in range(images):
+        Image.new("RGB", (9, 7), (i, 0, 0)).save(f"images/{i}.png")
+        rows.append(f'"image {i}, NA",images/{i}.png\n')
+    Path("train.csv").write_text("".join(rows))
+
+
+KEYS = ("--image-key", "file", "--text-key", "words")
+
+
+def test_convert_to_tfrecords_copies_images_and_texts(convert):
+    write_table(10)
+    options = ("--split", "train[:70%]", "--shard-size", 3)
+    code, out, err = convert("train.csv", "shards", *KEYS, *options)
+    assert code is None and out == "7 examples are in shards.\n" and "7/7" in err
+    assert sorted(os.listdir("shards")) == [f"0000{i}.tfrecord" for i in range(3)]
+    assert list(eqx_clip.data.open_source("shards")) == [
+        {"image": Path(f"images/{i}.png").read_bytes(), "text": f"image {i}, NA"} for i in range(7)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("nowhere.csv", "shards"), "There is no file"),
+        (("train.csv", "shards"), "'words', 'file', none may be the image: pass `image_key=`"),
+        (("train.csv", "shards", *KEYS, "--split", "valid"), "valid"),
+        (("train.csv", "shards", *KEYS, "--shard-size", "0"), "`shard_size` must be"),
+        (("train.csv", "full", *KEYS), "holds TFRecord files already"),
+    ],
+    ids=["no table", "no keys", "no split", "no size", "full folder"],
+)
+def test_convert_to_tfrecords_explains_mistakes(convert, arguments, expected):
+    write_table(2)
+    Path("full").mkdir()
+    Path("full/00000.tfrecord").touch()
+    code, out, err = convert(*arguments)
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert err.startswith("error: ") and re.search(expected, err)
+    assert not Path("shards").exists()

@@ -1,4 +1,4 @@
-"""Tables: what is read of CSV, JSON lines and Parquet, what is refused, and the index they leave."""
+"""Tables: CSV, JSON lines and Parquet read alike, what is refused, and the index they leave."""
 
 import csv
 import gzip

@@ -87,3 +87,5 @@ def test_a_shard_that_is_not_whole_has_not_its_name(tmp_path):
 def test_a_format_that_the_layout_does_not_have_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Expected JPEG, PNG or WebP; example 0 of .* is BMP"):
         write_tfrecords(examples(1, "BMP"), tmp_path)
+    with pytest.raises(ValueError, match=r"example 0 of .* is no image"):
+        write_tfrecords([{"image": b"<html>", "text": ""}], tmp_path)

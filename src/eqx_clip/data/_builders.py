@@ -35,7 +35,9 @@ class InPlaceBuilder(tfds.core.DatasetBuilder, skip_registration=True):
         self._source = self.source_type(path, image_key, text_key)
         # A folder that cannot be: TFDS looks there for what it may have prepared.
         super().__init__(data_dir=os.devnull)
-        self._original_state = {"path": path, "image_key": image_key, "text_key": text_key}
+        # What TFDS pickles: a path that means the same in a worker.
+        keys = {"image_key": image_key, "text_key": text_key}
+        self._original_state = {"path": self._source.path, **keys}
         self._data_dir = self._data_dir_root = parent(self._source.path)
         split = tfds.core.SplitInfo(name="train", shard_lengths=[len(self._source)], num_bytes=0)
         self.info.set_splits(tfds.core.SplitDict([split]))
@@ -70,8 +72,13 @@ class InPlaceBuilder(tfds.core.DatasetBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         raise NotImplementedError("The data are read in place.")
 
-    def _as_dataset(self, *arguments: Any, **options: Any) -> Any:
+    def as_dataset(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, *arguments: Any, **options: Any
+    ) -> Any:
+        """There is none: raises `NotImplementedError`."""
         raise NotImplementedError("There is no tf.data here: use `as_data_source`.")
+
+    _as_dataset = as_dataset  # which TFDS wants to see
 
 
 class CSVBuilder(InPlaceBuilder, skip_registration=True):

@@ -1,6 +1,7 @@
 """Files here and far away, by fsspec: what a path names, ranges of bytes, a mark of its content."""
 
 import dataclasses
+import datetime
 import hashlib
 import os
 from collections.abc import Iterable
@@ -59,7 +60,11 @@ def files_in(folder: str) -> list[File]:
 
 
 def is_pattern(url: str) -> bool:
-    return any(character in url for character in "*?[{")
+    """Whether it has braces or stars, and is not a name that has them in it."""
+    if not any(character in url for character in "*?[{"):
+        return False
+    filesystem, path = _located(url)
+    return not filesystem.exists(path)
 
 
 def matches(pattern: str) -> list[File]:
@@ -137,8 +142,13 @@ def _located(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _file(url: str, info: dict[str, Any]) -> File:
-    facts = {name: str(value) for name, value in info.items() if name in _MARKS}
+    facts = {name: _plain(value) for name, value in info.items() if name in _MARKS}
     return File(url, info["size"], digest(sorted(facts.items())))
+
+
+def _plain(value: Any) -> str:
+    """The same for a time as a date, as fsspec gives it for one file, and as seconds, for many."""
+    return str(value.timestamp() if isinstance(value, datetime.datetime) else value)
 
 
 # What file systems say of a file that changes when it does: local, memory, gs, s3, hf.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from .._checks import as_count
 from .._types import Count, PathLike, Real
 from ._builders import sliced
 from ._files import files_in, is_folder, is_pattern, look_at, matches, normalized
@@ -45,7 +46,8 @@ def open_source(
     parts = os.fspath(path).split("::")
     sources = [_opened(part, image_key, text_key, split) for part in parts]
     if n_samples is not None:
-        sources = [sliced(source, f"train[:{n_samples}]") for source in sources]
+        count = as_count("n_samples", n_samples)
+        sources = [sliced(source, f"train[:{count}]") for source in sources]
     if len(sources) == 1 and factors is None:
         return sources[0]
     return Mixture(sources, factors)

@@ -30,8 +30,6 @@ class ShardedSource(FileSource):
         self._files = self._find_files()
         mark = digest(type(self).__name__, marks(self._files), self._kept())
         self._table = cached(mark, self.schema, self._batches())
-        if not len(self):
-            raise ValueError(f"{self.path} holds no examples. {self._contents()}")
         return mark
 
     @abc.abstractmethod
@@ -39,7 +37,7 @@ class ShardedSource(FileSource):
         """What the index depends on, beside the files."""
 
     @abc.abstractmethod
-    def _indexed(self, file: File) -> dict[str, np.ndarray]:
+    def _indexed(self, file: File) -> dict[str, Any]:
         """The columns of the index, but "shard", of one file."""
 
     def _contents(self) -> str:
@@ -59,14 +57,20 @@ class ShardedSource(FileSource):
             return matches(self.path)
         if not is_folder(self.path):
             return [look_at(self.path)]
-        files = [file for file in files_in(self.path) if self.file_name.fullmatch(file.name)]
+        found = files_in(self.path)
+        files = [file for file in found if self.file_name.fullmatch(file.name)]
         if not files:
-            raise ValueError(f"The folder {self.path} holds no {self.file_kind}.")
+            names = ", ".join(repr(file.name) for file in found[:5]) or "nothing"
+            raise ValueError(
+                f"The folder {self.path} holds no {self.file_kind}: what it holds is {names}"
+                f"{', ...' if len(found) > 5 else ''}."
+            )
         return files
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         """The index, one batch for each file, made by threads where files are far away."""
         bar = tqdm(total=len(self._files), unit="shard", desc="Indexing", delay=1)
+        total = 0
         with bar, ThreadPoolExecutor(32 if "://" in self.path else 1) as pool:
             try:
                 for shard, columns in enumerate(pool.map(self._indexed, self._files)):
@@ -74,5 +78,8 @@ class ShardedSource(FileSource):
                     columns = {"shard": np.full(count, shard, np.int32), **columns}
                     yield pa.RecordBatch.from_pydict(columns, schema=self.schema)
                     bar.update()
+                    total += count
             finally:
                 pool.shutdown(cancel_futures=True)
+        if not total:  # said here, an index of nothing is not kept
+            raise ValueError(f"{self.path} holds no examples. {self._contents()}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
 from .._checks import did_you_mean
-from .._types import PathLike, Real
+from .._types import Count, PathLike, Real
 from ._files import normalized
 
 
@@ -39,7 +39,7 @@ class AbstractSource(abc.ABC):
     @abc.abstractmethod
     def _read(self, i: int) -> Example: ...
 
-    def __getitem__(self, i: int) -> Example:
+    def __getitem__(self, i: Count) -> Example:
         i, count = operator.index(i), len(self)
         if not -count <= i < count:
             raise IndexError(f"Example {i} of {count} was asked for.")

@@ -39,13 +39,31 @@ class TFRecordSource(ShardedSource):
 
     def _open(self) -> str:
         mark = super()._open()
-        seen: dict[str, None] = {}
-        for i in range(min(len(self), _LOOKED_AT)):  # some records lack a text
-            seen.update(dict.fromkeys(name for name, value in self._features(i).items() if value))
-            if {self.image_key, self.text_key} <= seen.keys():
-                break
-        self._find_keys(tuple(seen))
+        names = self._names()
+        if self.text_key is None and "txt" in names:
+            self.text_key = "txt"  # of img2dataset, which may write it again as `caption`
+        self._find_keys(names)
         return mark
+
+    def _names(self) -> tuple[str, ...]:
+        """The features that hold bytes, of the records until both keys are among them."""
+        names: set[str] = set()
+        problems = []
+        for i in range(min(len(self), _LOOKED_AT)):  # some records lack a text
+            try:
+                features = self._features(i)
+            except ValueError as error:  # a damaged record counts when it is read
+                problems.append(error)
+                continue
+            names.update(name for name, value in features.items() if value is not None)
+            if {self.image_key, self.text_key} <= names:
+                break
+        if problems and not names:
+            raise ValueError(
+                f"No record of {self.path} can be read, the first of them {self.where(0)}. "
+                f"{problems[0]}"
+            ) from problems[0]
+        return tuple(sorted(names))
 
     def where(self, i: int) -> str:
         file, start, _ = self._entry(i)

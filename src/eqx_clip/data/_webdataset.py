@@ -1,11 +1,11 @@
 """WebDataset's tar shards, read in place at random: an index of where members lie."""
 
+import itertools
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from ._files import File, opened, read
@@ -14,7 +14,7 @@ from ._shards import ShardedSource
 from ._source import Example
 
 
-_BLOCK = 512  # of a tar file
+_END = 1 << 20  # bytes looked at behind the last member; tar's usual padding is a hundredth
 
 Member = tuple[str, int, int]  # name, first byte, size
 
@@ -41,10 +41,6 @@ class WebDatasetSource(ShardedSource):
         }
     )
 
-    def _open(self) -> str:
-        self._extensions: Counter[str] = Counter()
-        return super()._open()
-
     def where(self, i: int) -> str:
         file, name, *_ = self._entry(i)
         return f"{file.url}, sample {name!r}"
@@ -53,18 +49,20 @@ class WebDatasetSource(ShardedSource):
         return _several(self.image_key, self.image_keys), _several(self.text_key, self.text_keys)
 
     def _contents(self) -> str:
-        found = ", ".join(f"{name!r} ({count})" for name, count in self._extensions.most_common(20))
+        samples = itertools.chain.from_iterable(map(_samples, self._files))
+        extensions = Counter(name for _, members in samples for name in members)
+        found = ", ".join(f"{name!r} ({count})" for name, count in extensions.most_common(20))
         image, text = (";".join(keys) for keys in self._kept())
         return (
-            f"No sample has both an image ({image}) and a text ({text}): its members are "
-            f"{found or 'none'}. Pass `image_key=` and `text_key=`."
+            f"No sample, which is consecutive members of one name, has both an image ({image}) and "
+            f"a text ({text}): the members are {found or 'none'}. Pass `image_key=` and "
+            "`text_key=`."
         )
 
-    def _indexed(self, file: File) -> dict[str, np.ndarray]:
+    def _indexed(self, file: File) -> dict[str, list]:
         image_keys, text_keys = self._kept()
         rows, left_out = [], 0
         for name, members in _samples(file):
-            self._extensions.update(members)
             image = next((members[key] for key in image_keys if key in members), None)
             text = next((members[key] for key in text_keys if key in members), None)
             if image is None or text is None:
@@ -73,8 +71,8 @@ class WebDatasetSource(ShardedSource):
                 rows.append((name, *image, *text))
         if left_out:
             logger.warning("%s: %d samples have no image or no text.", file.url, left_out)
-        columns = zip(*rows, strict=True) if rows else ((),) * 5
-        return dict(zip(self.schema.names[1:], map(np.array, columns), strict=True))
+        columns = map(list, zip(*rows, strict=True)) if rows else [[]] * 5
+        return dict(zip(self.schema.names[1:], columns, strict=True))
 
     def _read(self, i: int) -> Example:
         file, _, image, image_size, text, text_size = self._entry(i)
@@ -109,7 +107,7 @@ def _samples(file: File) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
 
 
 def _members(file: File) -> Iterator[Member]:
-    """The files in a tar file, which must end as tar files do: with a block of zeros."""
+    """The files in a tar file, which must end as tar files do: with nothing but zeros."""
     with opened(file.url) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -123,8 +121,9 @@ def _members(file: File) -> Iterator[Member]:
                 "Download or unpack it again."
             ) from error
         stream.seek(end)
-        if end >= file.size or any(stream.read(_BLOCK)):
+        rest = stream.read(_END)
+        if not rest or rest.strip(b"\0"):
             raise ValueError(
-                f"{file.url} ends early, or is damaged, at byte {end} of {file.size}: there is no "
-                "end-of-archive block. Download it again."
+                f"{file.url} ends early, or is damaged, at byte {end} of {file.size}: there are no "
+                "zeros as at the end of a tar file. Download it again."
             )

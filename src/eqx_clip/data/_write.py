@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from .._checks import as_count
@@ -63,8 +63,12 @@ def _refuse_a_full_folder(folder: str) -> None:
 
 def _image_name(source: Any) -> str:
     """What img2dataset calls an image of the first one's format."""
-    with Image.open(io.BytesIO(_bytes(source, 0, source[0]["image"]))) as image:
-        kind = image.format
+    data = _bytes(source, 0, source[0]["image"])
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            kind = image.format
+    except UnidentifiedImageError:
+        kind = "no image that Pillow can identify"
     names = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
     if kind not in names:
         raise ValueError(f"Expected JPEG, PNG or WebP; {where(source, 0)} is {kind}.")
