@@ -22,6 +22,7 @@ LAYERS = [
     {"data._tfrecord", "data._webdataset", "data._workers"},
     {"data._batches", "data._builders", "data._tfds", "data._write"},
     {"data._open", "data._report"},
+    {"data._show"},
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
     {"_openclip", "_registry", "_hub", "train._optimizer", "train._schedule"},

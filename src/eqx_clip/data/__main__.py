@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._open import open_source
-from ._report import Report, check_picture, draw, examine, table
+from ._report import Report, examine
+from ._show import check_picture, draw, table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

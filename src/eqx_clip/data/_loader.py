@@ -61,7 +61,7 @@ class Loader:
                     rng = np.random.default_rng((self.seed, epoch, candidate))
                     pixels[row] = self.preprocess.pixels(example["image"], rng)
                 except (OSError, ValueError) as error:
-                    bad.append(self._bad(candidate, error))
+                    bad.append(bad_sample(self.source, candidate, error))
                 else:
                     used[row] = candidate
                     texts.append(example["text"])
@@ -91,6 +91,8 @@ class Loader:
             other = int(others.integers(len(self.source)))
             yield other, functools.partial(self.source.__getitem__, other)
 
-    def _bad(self, index: int, error: Exception) -> BadSample:
-        cause = error.__cause__ or error  # of our own errors, Pillow's tells the kind
-        return BadSample(index, where(self.source, index), type(cause).__name__, str(error))
+
+def bad_sample(source: Any, index: int, error: Exception) -> BadSample:
+    """What is told of an example that cannot be read."""
+    cause = error.__cause__ or error  # of our own errors, Pillow's tells the kind
+    return BadSample(index, where(source, index), type(cause).__name__, str(error))
