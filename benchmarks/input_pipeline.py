@@ -42,7 +42,7 @@ AHEAD = 4  # batches that the workers of either side prepare ahead
 def main() -> None:
     parser = common.parser(__doc__, rounds=3)
     parser.add_argument("--images", type=int, default=2048, help="an epoch (%(default)s)")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the CSV that is opened")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of TFRecord to open")
@@ -116,7 +116,8 @@ def row(what: str, path: str, draft: int, sides: dict[tuple[str, int], list]) ->
     )
     return {
         **{"what": what, "draft": draft or "exact"},
-        **{"eqx_clip": ours, "OpenCLIP": theirs, "ratio": ours / theirs},
+        **{"eqx_clip": ours, "a core": ours / (os.cpu_count() or 1)},
+        **{"OpenCLIP": theirs, "ratio": ours / theirs},
         **{"start, s": our_start, "OpenCLIP's start, s": their_start, **error(path, draft)},
     }
 
@@ -134,13 +135,16 @@ def measure(feed: Callable[[], Iterator[Any]], arguments: Any) -> list[float]:
     """Seconds to the first batch, and images/s once what was prepared ahead is used up.
 
     The last batches are left out: while they are waited for, some workers have nothing to do.
+    OpenCLIP's workers make a batch each, which come all at once: a multiple of them is measured.
     """
     start = time.perf_counter()
     times = [time.perf_counter() for _ in feed()]
-    steady = times[AHEAD : len(times) - AHEAD]
-    if len(steady) < 2:
-        raise ValueError(f"--images must be more than {2 * AHEAD + 2} batches.")
-    return [times[0] - start, (len(steady) - 1) * arguments.batch / (steady[-1] - steady[0])]
+    workers = arguments.workers
+    count = (len(times) - 2 * AHEAD - 1) // workers * workers
+    if count < 1:
+        raise ValueError(f"--images must be more than {2 * AHEAD + workers} batches.")
+    seconds = times[AHEAD + count] - times[AHEAD]
+    return [times[0] - start, count * arguments.batch / seconds]
 
 
 def ours(path: str, draft: int | None, arguments: Any) -> Callable[[], Iterator[Any]]:
