@@ -1,6 +1,6 @@
 """How many images a second can this machine feed, against OpenCLIP's own loaders?
 
-    pip install pandas 'webdataset<0.3'         # which OpenCLIP's loaders need
+    pip install pandas 'webdataset<=0.2.86'    # which OpenCLIP's loaders need
     python benchmarks/input_pipeline.py
 
 The same JPEGs and captions from a CSV and from tar shards, decoded, cropped as in training,

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from . import sharding as sharding
 from . import train as train
 from ._augment import Augment as Augment
 from ._clip import CLIP as CLIP
@@ -17,6 +18,7 @@ from ._load import create as create
 from ._load import from_state_dict as from_state_dict
 from ._load import load as load
 from ._loss import clip_loss as clip_loss
+from ._loss import siglip_loss as siglip_loss
 from ._models import list_models as list_models
 from ._openclip import to_state_dict as to_state_dict
 from ._preprocess import Preprocess as Preprocess

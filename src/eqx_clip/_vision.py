@@ -92,13 +92,23 @@ class VisionTransformer(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
-    def __call__(self, image: Input) -> Float[Array, " embed"]:
+    def __call__(
+        self, image: Input, *, patch_dropout: Real = 0.0, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " embed"]:
         """The un-normalised projection of one image, a float array (3, height, width).
 
-        Computes in the dtype of the weights. Raises `ValueError` for a batch, for channels last,
-        for another size and for pixels that are not normalised yet.
+        Computes in the dtype of the weights. `patch_dropout` leaves out this share of the patches,
+        chosen by `key`: for training (Li et al. 2022, arXiv:2212.00794; OpenCLIP's `PatchDropout`).
+
+        Raises `ValueError` for a batch, for channels last, for another size, for pixels that are
+        not normalised yet, and for a share that is not in [0, 1) or comes without a key.
         """
-        return self._project(self._check(image))
+        if not 0 <= patch_dropout < 1 or (patch_dropout and key is None):
+            raise ValueError(
+                "`patch_dropout` must be at least 0 and less than 1, and needs a `key` if it is "
+                f"not 0; got {patch_dropout!r} and {'no' if key is None else 'a'} key."
+            )
+        return self._project(self._check(image), patch_dropout, key)
 
     def features(self, image: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: the class token, then the patches.
@@ -112,16 +122,31 @@ class VisionTransformer(eqx.Module):
         return self.stack.intermediates(self._embed(self._check(image)))
 
     @eqx.filter_jit
-    def _project(self, image: Float[Array, "3 height width_px"]) -> Float[Array, " embed"]:
-        return self.ln_post(stack_at(self.stack, self._embed(image), 0)) @ self.proj
+    def _project(
+        self,
+        image: Float[Array, "3 height width_px"],
+        patch_dropout: float,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, " embed"]:
+        x = self._embed(image, patch_dropout, key)
+        return self.ln_post(stack_at(self.stack, x, 0)) @ self.proj
 
     def _check(self, image: Input) -> Float[Array, "3 height width_px"]:
         return check_image(image, pair(self.config.image_size))
 
-    def _embed(self, image: Float[Array, "3 height width_px"]) -> Float[Array, "tokens width"]:
+    def _embed(
+        self,
+        image: Float[Array, "3 height width_px"],
+        patch_dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "tokens width"]:
         image = image.astype(self.patch.weight.dtype)
         patches = self.patch(image.transpose(1, 2, 0)).reshape(-1, self.config.width)
         x = jnp.concatenate([self.class_embedding[None], patches]) + self.positional_embedding
+        if key is not None and patch_dropout:
+            kept = max(1, int(len(patches) * (1 - patch_dropout)))
+            chosen = jr.choice(key, len(patches), (kept,), replace=False)
+            x = jnp.concatenate([x[:1], x[1 + chosen]])
         return jax.vmap(self.ln_pre)(x)
 
 

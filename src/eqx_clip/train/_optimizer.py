@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from .._layers import Stack
 from .._types import Number
+from ._groups import layer_rates
 
 
 def adamw(
@@ -17,16 +18,28 @@ def adamw(
     b2: Number = 0.98,
     eps: Number = 1e-6,
     weight_decay: Number = 0.2,
+    layer_decay: Number | None = None,
 ) -> optax.GradientTransformation:
     """AdamW with OpenCLIP's defaults for its vision transformers; nothing of one axis decays.
 
     For ConvNeXt OpenCLIP takes `b2=0.999, eps=1e-8`. `weight_decay_mask` tells what decays. To
-    clip gradients first: `optax.chain(optax.clip_by_global_norm(1.0), adamw(...))`. Source:
-    `open_clip_train.main` and `params.get_default_params`.
+    clip gradients first: `optax.chain(optax.clip_by_global_norm(1.0), adamw(...))`. With
+    `layer_decay`, such as 0.75, lower layers of the library's towers learn more slowly, as
+    `layer_rates` tells. Source: `open_clip_train.main` and `params.get_default_params`.
     """
-    return optax.adamw(
+    optimizer = optax.adamw(
         learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=weight_decay_mask
     )
+    if layer_decay is None:
+        return optimizer
+
+    def slowed(updates: PyTree, params: PyTree) -> PyTree:
+        rates = layer_rates(params, layer_decay)
+        return jax.tree.map(
+            lambda update, rate: (update * rate).astype(update.dtype), updates, rates
+        )
+
+    return optax.chain(optimizer, optax.stateless(slowed))
 
 
 def weight_decay_mask(model: PyTree) -> PyTree[bool]:

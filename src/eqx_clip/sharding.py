@@ -1,0 +1,167 @@
+"""Where arrays lie on a mesh of devices: parameters by rules on their paths, batches by rows."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from ._layers import Stack
+from ._types import AnyArray, Count
+
+
+AXES = ("data", "fsdp")  # a batch is spread over both, parameters over the second
+
+Rule = tuple[str, P]
+T = TypeVar("T")
+
+
+def make_mesh(
+    data: Count | None = None, fsdp: Count = 1, *, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh of `data` times `fsdp` devices, with these two axes.
+
+    A batch is spread over all of them. Parameters and optimizer state are copied along "data" and
+    spread along "fsdp" (fully sharded data parallelism, arXiv:1910.02054), each layer's gathered
+    when it is computed.
+
+    **Arguments:**
+
+    - `data`: None takes what `fsdp` leaves of the devices.
+    - `devices`: by default all, of all processes.
+
+    Raises `ValueError` for a mesh larger than the devices, for one that leaves a process without
+    devices, and for numbers that are not positive.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if data is None and fsdp >= 1:
+        if len(devices) % fsdp:
+            raise ValueError(
+                f"`fsdp={fsdp}` does not divide the {len(devices)} devices: choose one that does, "
+                "or say `data=`, too."
+            )
+        data = len(devices) // fsdp
+    if data is None or data < 1 or fsdp < 1:
+        raise ValueError(f"`data={data}` and `fsdp={fsdp}` must be at least 1.")
+    count = data * fsdp
+    if count > len(devices):
+        raise ValueError(
+            f"A mesh of data={data} x fsdp={fsdp} needs {count} devices; there are {len(devices)}."
+        )
+    idle = {device.process_index for device in devices[count:]}
+    if idle - {device.process_index for device in devices[:count]}:
+        raise ValueError(
+            f"A mesh of data={data} x fsdp={fsdp} takes {count} of {len(devices)} devices and "
+            "leaves some process with none. Take all devices."
+        )
+    grid = np.asarray(devices[:count], dtype=object).reshape(data, fsdp)
+    # Equinox's layers do not compute with axes of the explicit kind.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = ()) -> PyTree[NamedSharding]:
+    """Where each array of a model, an optimizer's state or a whole train state goes.
+
+    By default the largest axis that the "fsdp" axis of the mesh divides is spread over it, never
+    the depth axis of a `Stack`, which is scanned; what has no such axis is copied to every device.
+
+    **Arguments:**
+
+    - `tree`: arrays, or `jax.ShapeDtypeStruct`s.
+    - `rules`: pairs of a regular expression and a `PartitionSpec`. The first whose expression is
+      found in a leaf's path, such as `"model.text.token_embedding"`, decides; the default decides
+      for all others.
+    """
+    compiled = [(re.compile(pattern), spec) for pattern, spec in rules]
+
+    def place(path: tuple, leaf: Any, depth_axes: int) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        for pattern, spec in compiled:
+            if pattern.search(name):
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, _largest_axis(np.shape(leaf), depth_axes, mesh.shape["fsdp"]))
+
+    def place_node(path: tuple, node: Any) -> PyTree[NamedSharding]:
+        if not isinstance(node, Stack):
+            return place(path, node, 0)
+        return jax.tree_util.tree_map_with_path(
+            lambda inner, leaf: place((*path, *inner), leaf, 1), node
+        )
+
+    return jax.tree_util.tree_map_with_path(
+        place_node, tree, is_leaf=lambda node: isinstance(node, Stack)
+    )
+
+
+def _largest_axis(shape: tuple[int, ...], first: int, parts: int) -> P:
+    axes = [axis for axis in range(first, len(shape)) if shape[axis] % parts == 0]
+    if parts == 1 or not axes:
+        return P()
+    largest = max(axes, key=lambda axis: shape[axis])
+    return P(*(None,) * largest, "fsdp")
+
+
+def place(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
+    """Copies of a tree's arrays where `shardings` puts them; every process must have them equal."""
+    # A part that stays on its device would be the same memory, which a donated step overwrites.
+    return jax.tree.map(
+        lambda leaf, where: jax.device_put(jnp.copy(leaf), where),
+        tree,
+        shardings(tree, mesh, rules),
+    )
+
+
+def constrain(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
+    """Inside `jax.jit`: the same arrays, placed by `shardings`."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    arrays = jax.lax.with_sharding_constraint(arrays, shardings(arrays, mesh, rules))
+    return eqx.combine(arrays, static)
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """Where a batch goes: its first axis is spread over all devices."""
+    return NamedSharding(mesh, P(AXES))
+
+
+def copies(mesh: Mesh) -> NamedSharding:
+    """The whole of an array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def global_batch(batch: Mapping[str, AnyArray], mesh: Mesh) -> dict[str, Array]:
+    """A global batch of the rows that each process holds: arrays spread over all devices.
+
+    Raises `ValueError` if this process's devices do not divide its rows. All processes must bring
+    equally many rows: `check_rows` asks them.
+    """
+    local = len(mesh.local_devices)
+    for name, value in batch.items():
+        if len(value) % local:
+            raise ValueError(
+                f"The {len(value)} rows of {name!r} cannot be spread over the {local} devices of "
+                "this process: choose a global batch size that all devices divide."
+            )
+    sharding = rows(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for name, value in batch.items()
+    }
+
+
+def check_batch_size(batch_size: Count, mesh: Mesh, accumulate: Count = 1) -> None:
+    """`ValueError` if the mesh, or the parts of a batch on each device, do not divide it."""
+    parts = mesh.size * accumulate
+    if batch_size % parts:
+        of_parts = f" times {accumulate} parts" if accumulate > 1 else ""
+        raise ValueError(
+            f"A global batch of {batch_size} cannot be spread evenly over a mesh of "
+            f"data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} devices{of_parts}: choose a "
+            f"multiple of {parts}, such as {max(parts, batch_size // parts * parts)}."
+        )

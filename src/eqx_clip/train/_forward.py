@@ -1,0 +1,189 @@
+"""How a step computes features: in which dtype, what it keeps for the gradient, from which mesh."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import DTypeLike, Float, Int32, PRNGKeyArray, PyTree
+
+from .._clip import CLIP, unit
+from .._layers import Index, Stack
+from .._types import AnyArray
+from ..sharding import Rule, copies, shardings
+
+
+Remat = Literal["none", "dots", "full"]
+Batch = Mapping[str, AnyArray]
+Features = tuple[Float[Array, "batch embed"], Float[Array, "batch embed"]]
+
+_GATHERED = "gathered weights"
+# What a block keeps of its forward pass for the gradient. Weights gathered from other devices are
+# never kept: all layers' together would be the whole model.
+_POLICIES: dict[str, Callable[..., bool] | None] = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names(_GATHERED),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": None,
+}
+
+BlockT = TypeVar("BlockT", bound=eqx.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """Unit features of a batch, (batch, embed) each, for a step.
+
+    - `mesh`: over which parameters are spread, by `rules`, and gathered; None: one device.
+    - `dtype`: what towers compute in; None: the dtype of their weights.
+    - `remat`: "none" keeps every block's intermediate results for the gradient, "dots" the outputs
+      of its linear layers, "full" its input only, and computes the rest again.
+    - `patch_dropout`: the share of an image's patches that is left out.
+    - `trainable`: as `train.trainable` gives it; None: all parameters.
+    """
+
+    mesh: Mesh | None = None
+    rules: Sequence[Rule] = ()
+    dtype: DTypeLike | None = None
+    remat: Remat = "none"
+    patch_dropout: float = 0.0
+    trainable: PyTree | None = None
+
+    def __post_init__(self):
+        if self.remat not in _POLICIES:
+            names = ", ".join(map(repr, _POLICIES))
+            raise ValueError(f"`remat` must be one of {names}; got {self.remat!r}.")
+
+    @property
+    def spread(self) -> bool:
+        """Whether parameters lie on several devices."""
+        return self.mesh is not None and self.mesh.shape["fsdp"] > 1
+
+    def __call__(self, model: CLIP, batch: Batch, keys: PRNGKeyArray | None) -> Features:
+        model = self._prepared(model)
+        images = jnp.asarray(batch["image"])
+        if images.dtype == jnp.uint8:
+            images = model.preprocess.normalize(images)
+        encode = self._image_tower(model)
+        image_features = jax.vmap(encode, in_axes=(0, None if keys is None else 0))(images, keys)
+        text_features = jax.vmap(model.text)(batch["tokens"])
+        return unit(image_features), unit(text_features)
+
+    def _image_tower(self, model: CLIP) -> Callable[[Array, PRNGKeyArray | None], Array]:
+        if not self.patch_dropout:
+            return lambda image, _: model.image(image)
+        tower: Any = model.image
+        if "patch_dropout" not in inspect.signature(tower).parameters:
+            raise ValueError(
+                f"The image tower, {type(tower).__name__}, has no patches to drop: leave "
+                "`patch_dropout` at 0."
+            )
+        return lambda image, key: tower(image, patch_dropout=self.patch_dropout, key=key)
+
+    def _prepared(self, model: CLIP) -> CLIP:
+        """The model as it is computed with: locked, cast, gathered, its blocks rematerialised."""
+        if self.trainable is not None:
+            model = jax.tree.map(_locked, model, self.trainable)
+        if self.dtype is not None:
+            towers = jax.tree.map(self._cast, (model.image, model.text))
+            model = eqx.tree_at(lambda model: (model.image, model.text), model, towers)
+        if not self.spread and self.remat == "none":
+            return model
+        placed = None
+        if self.spread and self.mesh is not None:
+            placed = shardings(model, self.mesh, self.rules)
+        return self._wrapped(model, placed)
+
+    def _cast(self, leaf: Array) -> Array:
+        return leaf.astype(self.dtype) if eqx.is_inexact_array(leaf) else leaf
+
+    def _wrapped(self, model: CLIP, placed: PyTree[NamedSharding] | None) -> CLIP:
+        def wrap(node: Any, places: Any = None) -> Any:
+            if isinstance(node, Stack):
+                block = _Rematerialised(node.block, self.remat, _of_layer(places))
+                return eqx.tree_at(lambda stack: stack.block, node, block)
+            return node if places is None else _gather(node, copies(places.mesh), places)
+
+        trees = (model,) if placed is None else (model, placed)
+        return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
+
+
+def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> PRNGKeyArray | None:
+    """A key for each row of a global batch, whatever device computes it."""
+    return None if key is None else jax.vmap(functools.partial(jr.fold_in, key))(rows)
+
+
+def _locked(leaf: Array, learns: np.ndarray) -> Array:
+    if learns.all():
+        return leaf
+    if not learns.any():
+        return jax.lax.stop_gradient(leaf)
+    return jnp.where(learns, leaf, jax.lax.stop_gradient(leaf))
+
+
+class _Rematerialised(eqx.Module, Generic[BlockT]):
+    """A block that gathers its weights, and keeps for the gradient only what a policy says."""
+
+    block: BlockT
+    remat: Remat = eqx.field(static=True)
+    places: tuple[NamedSharding, ...] | None = eqx.field(static=True)
+
+    def __call__(self, x: Array) -> Array:
+        # In a scan, where nothing is in common that XLA could merge again.
+        return self._checkpointed(lambda block, x: block(x), prevent_cse=False)(self.block, x)
+
+    def at(self, x: Array, i: Index) -> Array:
+        return self._checkpointed(lambda block, x, i: block.at(x, i))(self.block, x, i)
+
+    def _checkpointed(self, function: Callable, **options: bool) -> Callable:
+        def gathered(block: BlockT, *arguments: Any) -> Array:
+            return function(self._gathered(block), *arguments)
+
+        return jax.checkpoint(gathered, policy=_POLICIES[self.remat], **options)
+
+    def _gathered(self, block: BlockT) -> BlockT:
+        if self.places is None:
+            return block
+        leaves, structure = jax.tree.flatten(block)
+        whole = [
+            checkpoint_name(_gather(leaf, copies(place.mesh), place), _GATHERED)
+            for leaf, place in zip(leaves, self.places, strict=True)
+        ]
+        return jax.tree.unflatten(structure, whole)
+
+
+def _of_layer(stack: Any) -> tuple[NamedSharding, ...] | None:
+    """Where the leaves of one layer lie, of those of a stack: all axes but the first."""
+    if stack is None:
+        return None
+    places = jax.tree.leaves(stack.block, is_leaf=lambda x: isinstance(x, NamedSharding))
+    return tuple(
+        NamedSharding(place.mesh, jax.sharding.PartitionSpec(*place.spec[1:])) for place in places
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(leaf: Array, whole: NamedSharding, part: NamedSharding) -> Array:
+    """The whole of a leaf on every device; of its gradient each device gets its part only."""
+    return jax.lax.with_sharding_constraint(leaf, whole)
+
+
+def _gather_forward(leaf: Array, whole: NamedSharding, part: NamedSharding) -> tuple[Array, None]:
+    return _gather(leaf, whole, part), None
+
+
+def _gather_backward(
+    whole: NamedSharding, part: NamedSharding, kept: None, g: Array
+) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(g, part),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
