@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from .._checks import as_count
 from .._types import Count, PathLike, Real
 from ._builders import sliced
-from ._files import files_in, is_folder, is_pattern, look_at, matches, normalized
+from ._files import contents, files_in, is_folder, is_pattern, listed, look_at, matches, normalized
 from ._source import AbstractSource, FileSource, Mixture
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
@@ -81,10 +81,10 @@ def _kind(path: str) -> type[FileSource] | None:
         if any(kind.file_name.fullmatch(name) for name in names)
     ]
     if len(kinds) != 1:
-        found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        found = contents(url) if is_folder(url) else listed(names)
         raise ValueError(
             f"{path} is {'more than one' if kinds else 'no'} kind of data set: expected a table "
             "(.csv, .tsv, .jsonl, .parquet), TFRecord files (.tfrecord), WebDataset shards (.tar) "
-            f"or a folder prepared by TFDS; found {found or 'an empty folder'}."
+            f"or a folder prepared by TFDS; found {found}."
         )
     return kinds[0]
