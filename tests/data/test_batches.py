@@ -48,10 +48,22 @@ class Examples:
         return {"image": encoded(i), "text": f"example number {i}"}
 
 
+class ErrorOfTwo(Exception):
+    """Of a class that pickle cannot make again."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} own {other}")
+
+
 class Failing(Examples):
+    def __init__(self, count, *error):
+        super().__init__(count)
+        self.error = error
+
     def __getitem__(self, i):
         if i == 13:
-            raise KeyError("the source's own words")
+            kind, *words = self.error
+            raise kind(*words)
         return super().__getitem__(i)
 
 
@@ -188,9 +200,17 @@ def test_data_of_which_nothing_can_be_read_says_so():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_error_of_the_source_passes_through(num_workers):
-    iterator = make(Failing(40), num_workers=num_workers)
+    iterator = make(Failing(40, KeyError, "the source's own words"), num_workers=num_workers)
     with pytest.raises(KeyError, match="the source's own words"):
         list(iterator)
+    assert_nothing_is_left()
+
+
+def test_an_error_that_cannot_leave_its_process_is_told_by_its_words():
+    iterator = make(Failing(40, ErrorOfTwo, "the source's", "words"), num_workers=1)
+    with pytest.raises(RuntimeError, match="ErrorOfTwo: the source's own words") as raised:
+        list(iterator)
+    assert "in __getitem__" in str(raised.value.__cause__), "and where it came from"
     assert_nothing_is_left()
 
 
@@ -264,6 +284,12 @@ def group_exists(group):
 def test_a_script_without_a_guard_is_told_of_it(tmp_path):
     _, errors = start(tmp_path, guard="True").communicate(timeout=120)
     assert 'if __name__ == "__main__":' in errors.strip().splitlines()[-1]
+
+
+def test_a_script_from_standard_input_is_told_that_workers_need_a_file():
+    script = textwrap.dedent(SCRIPT.format(tests=os.path.dirname(__file__), guard=True))
+    result = subprocess.run([sys.executable], input=script, capture_output=True, text=True)
+    assert "comes from standard input" in result.stderr.strip().splitlines()[-1]
 
 
 def test_a_worker_starts_no_backend_of_jax():

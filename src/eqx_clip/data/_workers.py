@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
+import traceback
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -48,6 +50,11 @@ class Workers:
         pixels: tuple[int, ...],
         tokens: tuple[int, ...],
     ):
+        if getattr(sys.modules["__main__"], "__file__", None) == "<stdin>":
+            raise ValueError(
+                "Workers import the program's file, and this program comes from standard input: "
+                "save it to a file, or use `num_workers=0`."
+            )
         try:
             pickled = pickle.dumps(loader)
         except Exception as error:
@@ -103,7 +110,21 @@ def _end_with_parent() -> None:
 
 def _fill(slot: int, rows: slice, epoch: int, indices: np.ndarray) -> Any:
     global _state
-    if _state is None:  # here and not in `_start`, whose errors do not reach the user
-        _state = pickle.loads(_pickled), _slots.arrays()
-    loader, (pixels, tokens) = _state
-    return loader.fill(epoch, indices, pixels[slot, rows], tokens[slot, rows])
+    try:
+        if _state is None:  # here and not in `_start`, whose errors do not reach the user
+            _state = pickle.loads(_pickled), _slots.arrays()
+        loader, (pixels, tokens) = _state
+        return loader.fill(epoch, indices, pixels[slot, rows], tokens[slot, rows])
+    except Exception as error:
+        if _travels(error):
+            raise
+        words = "".join(traceback.format_exception_only(error)).strip()
+        raise RuntimeError(f"A worker failed. {words}") from error
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an error, of whatever class, can be sent to another process."""
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        return False
