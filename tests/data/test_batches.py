@@ -316,6 +316,25 @@ def test_a_mixture_draws_its_sources_by_their_factors():
     assert "example 5" in mixture.where(21)
 
 
+def test_of_a_mixture_in_a_mixture_the_factors_are_multiplied():
+    a, b, c = Examples(4), Examples(6), Examples(10)
+    nested = Mixture([Mixture([a, b], [1, 3]), c], [2, 0.5])
+    assert (nested.sources, nested.factors) == ((a, b, c), (2.0, 6.0, 0.5))
+    assert make(nested, batch_size=1).steps_per_epoch == 8 + 36 + 5
+    assert len(nested) == 20 and nested[4]["text"] == "example number 0"
+
+
+def test_factors_that_cannot_be_are_refused():
+    for factors, message in (
+        ([1], "one factor for each source; got 1 factors for 2"),
+        ([1, 0], "must be above 0"),
+        ([1, float("inf")], "must be above 0"),
+        ([1, 0.01], r"0\.01, an epoch has none of the 40 examples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Mixture([Examples(10), Examples(40)], factors)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
