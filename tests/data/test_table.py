@@ -78,6 +78,8 @@ dictionary = pa.dictionary(pa.int32(), pa.string())
         ("unix.csv", as_csv(ROWS, lineterminator="\n")),
         ("tab.csv", as_csv(ROWS, delimiter="\t")),
         ("TAB.TSV", as_csv(ROWS, delimiter="\t")),
+        ("commas.tsv", as_csv([{**row, "a,b,c": ""} for row in ROWS], delimiter="\t")),
+        ("unnamed.csv", as_csv(ROWS).replace(b"\r\n", b",,\r\n")),
         ("bom.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
         ("quoted.csv", as_csv(ROWS, quoting=csv.QUOTE_ALL)),
         ("blank_lines.csv", as_csv(ROWS, lineterminator="\n\n").replace(b"two\n\n", b"two\n")),

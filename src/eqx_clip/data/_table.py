@@ -62,7 +62,7 @@ class TableSource(FileSource):
     def _find_columns(self, names: list[str]) -> None:
         if not names:
             raise ValueError(f"{self.path} is empty: expected a table with an image and a text.")
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             several = ", ".join(map(repr, twice))
             raise ValueError(f"{self.path} names several columns {several}. Rename all but one.")
@@ -130,7 +130,9 @@ def _csv_rows(file: File) -> Iterator[tuple[list[str], Any]]:
         io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines,
     ):
         first = lines.readline()
-        delimiter = "\t" if first.count("\t") > first.count(",") else ","  # OpenCLIP's have tabs
+        # OpenCLIP's have tabs, however they are named.
+        tabs = ending(file.name) == "tsv" or first.count("\t") > first.count(",")
+        delimiter = "\t" if tabs else ","
         reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
         yield next(reader, []), reader
 
