@@ -292,7 +292,7 @@ def test_a_script_from_standard_input_is_told_that_workers_need_a_file():
     assert "comes from standard input" in result.stderr.strip().splitlines()[-1]
 
 
-def test_a_worker_starts_no_backend_of_jax():
+def test_a_worker_starts_no_backend_of_jax_and_imports_neither_tensorflow_nor_torch():
     iterator = make(Examples(16), num_workers=1, preprocess=Watching(SIZE), epochs=1)
     assert len(list(iterator)) == 2
 
@@ -303,6 +303,7 @@ class Watching(eqx_clip.Preprocess):
 
         assert multiprocessing.parent_process() is not None
         assert not xla_bridge.backends_are_initialized()
+        assert not {"tensorflow", "torch"} & sys.modules.keys()
         return super().pixels(image, rng)
 
 

@@ -42,8 +42,9 @@ def test_several_paths_are_a_mixture(folder):
 def test_n_samples_takes_the_first(folder):
     assert [x["text"] for x in open_source(folder / "tars", n_samples=2)] == ["text 0", "text 1"]
     assert len(open_source(f"{folder}/table.csv::{folder}/tars", n_samples=2)) == 4
-    with pytest.raises(ValueError, match=r"\[:4\] incompatible with 3 examples"):
-        open_source(folder / "tars", n_samples=4)
+    for split, of in (("train", "3"), ("train[1:]", "2")):
+        with pytest.raises(ValueError, match=rf"`n_samples=4` is more .*tars'.*, {of} examples"):
+            open_source(folder / "tars", n_samples=4, split=split)
     for count in (0, -1, 1.5):
         with pytest.raises(ValueError, match="`n_samples` must be a whole number above 0"):
             open_source(folder / "tars", n_samples=count)

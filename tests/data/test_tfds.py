@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from test_builders import run
 
 from eqx_clip.data import open_source
 from eqx_clip.data._write import write_tfrecords
@@ -106,6 +107,15 @@ def test_prepared_data_pickle_as_a_path(kind, request):
     pickled = pickle.dumps(source)
     assert len(pickled) < 1000
     assert list(pickle.loads(pickled)) == list(source)
+
+
+def test_neither_tensorflow_nor_torch_is_imported_for_prepared_data(array_record, tfrecord):
+    code = (
+        "import sys; from eqx_clip.data import open_source; "
+        "print([len(list(open_source(path))) for path in sys.argv[1:]], "
+        "[m for m in ('tensorflow', 'torch') if m in sys.modules])"
+    )
+    assert run(code, array_record, tfrecord) == "[30, 30] []"
 
 
 def test_keys_that_are_not_there_are_told_with_what_is(array_record):

@@ -129,6 +129,9 @@ class Subset(AbstractSource):
     def _read(self, i: int) -> Example:
         return self.source[self._index(i)]
 
+    def __repr__(self) -> str:
+        return f"Subset({self.source!r}, {len(self)} examples)"
+
     def _index(self, i: int) -> int:
         k = bisect.bisect_right(self._starts, i) - 1
         return self.ranges[k][i - self._starts[k]]
@@ -175,6 +178,9 @@ class Mixture(AbstractSource):
     def where(self, i: int) -> str:
         k = bisect.bisect_right(self._starts, i) - 1
         return where(self.sources[k], i - self._starts[k])
+
+    def __repr__(self) -> str:
+        return f"Mixture({', '.join(map(repr, self.sources))}, factors={self.factors})"
 
     def _read(self, i: int) -> Example:
         k = bisect.bisect_right(self._starts, i) - 1
