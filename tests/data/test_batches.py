@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -305,6 +306,32 @@ class Watching(eqx_clip.Preprocess):
         assert not xla_bridge.backends_are_initialized()
         assert not {"tensorflow", "torch"} & sys.modules.keys()
         return super().pixels(image, rng)
+
+
+class Large(Examples):
+    def __getitem__(self, i):
+        stream = io.BytesIO()
+        Image.new("RGB", (2000, 1500)).save(stream, "JPEG")
+        return {"image": stream.getvalue(), "text": ""}
+
+
+class CountingPages(eqx_clip.Augment):
+    """Gives the pages that the system had to map in place of pixels."""
+
+    def pixels(self, image, rng=None):
+        import resource  # which Windows has not
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        result = super().pixels(image, rng)
+        pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return np.full_like(result, min(255, pages))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_a_worker_uses_the_memory_of_an_image_for_the_next():
+    iterator = make(Large(16), preprocess=CountingPages(SIZE), num_workers=1, epochs=1)
+    pages = np.concatenate([batch["image"][:, 0, 0, 0] for batch in iterator])
+    assert np.median(pages) < 100, "and not some 5,000"
 
 
 def test_a_mixture_draws_its_sources_by_their_factors():
