@@ -155,6 +155,18 @@ def test_evaluation_is_one_pass_in_order_with_a_smaller_last_batch():
     ]
 
 
+@pytest.mark.parametrize("process_index", [0, 1])
+def test_workers_make_a_smaller_last_batch_alike(process_index):
+    """Of the last 13 rows the first process has all, which no whole number of chunks makes."""
+    options = {"batch_size": 32, "epochs": 2, "drop_remainder": False}
+    options |= {"process_index": process_index, "process_count": 2}
+    alone, helped = (
+        list(make(Examples(45), **options, num_workers=workers)) for workers in (0, 3)
+    )
+    assert [len(batch["index"]) for batch in helped] == [16, (13, 0)[process_index]] * 2
+    assert_equal(helped, alone)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_bad_sample_is_replaced_counted_and_told(num_workers, caplog):
     broken = (3, 11, 12)
