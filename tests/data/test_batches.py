@@ -160,9 +160,7 @@ def test_workers_make_a_smaller_last_batch_alike(process_index):
     """Of the last 13 rows the first process has all, which no whole number of chunks makes."""
     options = {"batch_size": 32, "epochs": 2, "drop_remainder": False}
     options |= {"process_index": process_index, "process_count": 2}
-    alone, helped = (
-        list(make(Examples(45), **options, num_workers=workers)) for workers in (0, 3)
-    )
+    alone, helped = (list(make(Examples(45), **options, num_workers=workers)) for workers in (0, 3))
     assert [len(batch["index"]) for batch in helped] == [16, (13, 0)[process_index]] * 2
     assert_equal(helped, alone)
 
