@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import pickle
+import sys
 import uuid
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from test_builders import run
 
 from eqx_clip.data._table import TableSource
 
@@ -276,3 +278,22 @@ def test_an_index_that_cannot_be_kept_is_held_in_memory(tmp_path, monkeypatch, c
     assert texts(source) == [row["title"] for row in ROWS]
     assert "`EQX_CLIP_CACHE` names another folder" in caplog.text
     assert texts(pickle.loads(pickle.dumps(source))) == texts(source)
+
+
+FULL = """
+import resource, sys
+from eqx_clip.data import open_source
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    open_source(sys.argv[1])
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_full_disk_under_the_index_is_told(tmp_path, index_folder):
+    path = written(tmp_path, "t.csv", "filepath,title\n" + MANY)
+    told = run(FULL, path)
+    assert f"cannot be written to {index_folder}" in told and "`EQX_CLIP_CACHE` names" in told
+    assert list(index_folder.iterdir()) == []

@@ -29,7 +29,7 @@ class ShardedSource(FileSource):
     def _open(self) -> str:
         self._files = self._find_files()
         mark = digest(type(self).__name__, marks(self._files), self._kept())
-        self._table = cached(mark, self.schema, self._batches())
+        self._columns = cached(mark, self.schema, self._batches())
         return mark
 
     @abc.abstractmethod
@@ -45,11 +45,11 @@ class ShardedSource(FileSource):
         return f"Its {len(self._files)} files are empty."
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return len(self._columns[0])
 
     def _entry(self, i: int) -> tuple[Any, ...]:
         """The file that example `i` is in, and the other columns of its row of the index."""
-        shard, *rest = (column[i].as_py() for column in self._table.columns)
+        shard, *rest = (column[i].as_py() for column in self._columns)
         return self._files[shard], *rest
 
     def _find_files(self) -> list[File]:

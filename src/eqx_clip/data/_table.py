@@ -52,7 +52,8 @@ class TableSource(FileSource):
             self._find_columns(columns_of(file))
             keys = [str(self.image_key), str(self.text_key)]
             mark = digest("table", file, keys)
-            self._table = cached(mark, _SCHEMA, _renamed(batches_of(file, keys), keys))
+            batches = _renamed(batches_of(file, keys), keys)
+            self._images, self._texts = cached(mark, _SCHEMA, batches)
         except _UNREADABLE as error:
             raise ValueError(f"{self.path} cannot be read as a table in UTF-8. {error}") from error
         if not len(self):
@@ -69,7 +70,7 @@ class TableSource(FileSource):
         self._find_keys(names)
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return len(self._images)
 
     def _is_remote(self) -> bool:
         return "://" in self._image(0)
@@ -78,10 +79,10 @@ class TableSource(FileSource):
         return f"{self.path}, row {i + 1}: {self._image(i)}"
 
     def _image(self, i: int) -> str:
-        return joined(parent(self.path), self._table.column("image")[i].as_py())
+        return joined(parent(self.path), self._images[i].as_py())
 
     def _read(self, i: int) -> Example:
-        return {"image": read(self._image(i)), "text": self._table.column("text")[i].as_py()}
+        return {"image": read(self._image(i)), "text": self._texts[i].as_py()}
 
 
 def is_table(name: str) -> bool:
