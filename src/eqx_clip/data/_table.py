@@ -197,14 +197,25 @@ def _json_batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
         raise pa.ArrowInvalid(f"After {count} rows: {error}") from error
 
 
-def _parquet_columns(file: File) -> list[str]:
+@contextlib.contextmanager
+def _parquet(file: File) -> Iterator[pyarrow.parquet.ParquetFile]:
     with _stream(file) as stream:
-        return pyarrow.parquet.read_schema(stream).names
+        try:
+            yield pyarrow.parquet.ParquetFile(stream)
+        except OSError as error:
+            if error.errno is not None:  # the file system's own
+                raise
+            raise pa.ArrowInvalid(str(error)) from error
+
+
+def _parquet_columns(file: File) -> list[str]:
+    with _parquet(file) as table:
+        return table.schema_arrow.names
 
 
 def _parquet_batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
-    with _stream(file) as stream:
-        yield from pyarrow.parquet.ParquetFile(stream).iter_batches(columns=keys)
+    with _parquet(file) as table:
+        yield from table.iter_batches(columns=keys)
 
 
 # What the readers raise for a file that is not whole, or is something else.
