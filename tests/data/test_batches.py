@@ -241,11 +241,12 @@ def assert_nothing_is_left():
 
 
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
     sys.path.insert(0, {tests!r})
     from test_batches import Examples, make
 
     if {guard}:
+        signal.signal(signal.SIGTERM, lambda *_: print("told to end", flush=True))
         for step, batch in enumerate(make(Examples(40), num_workers=2)):
             print(step, flush=True)
             time.sleep(0.05)
@@ -282,6 +283,19 @@ def test_ctrl_c_and_a_killed_trainer_leave_no_worker_behind(tmp_path, interrupt)
     while group_exists(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not group_exists(process.pid)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
+def test_workers_go_on_while_a_trainer_that_is_told_to_end_saves_its_state(tmp_path):
+    """A machine that is taken away tells all processes at once."""
+    process = start(tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    lines = [process.stdout.readline() for _ in range(30)]
+    assert "told to end\n" in lines and lines[-1] == "29\n"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def group_exists(group):

@@ -87,6 +87,9 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
 
+# Seconds that a worker goes on after it was told to end.
+_GRACE = 10
+
 # What a worker process works with: the pickled loader and the slots, then loader and arrays.
 _pickled: bytes
 _slots: Slots
@@ -97,9 +100,17 @@ def _start(pickled: bytes, slots: Slots) -> None:
     global _pickled, _slots
     _pickled, _slots = pickled, slots
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the main process's to answer
+    signal.signal(signal.SIGTERM, _end_soon)
     jax.config.update("jax_platforms", "cpu")  # should something ask for a device after all
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _keep_freed_memory()
+
+
+def _end_soon(*_: Any) -> None:
+    """A machine that is taken away tells all processes: the main one still saves its state."""
+    timer = threading.Timer(_GRACE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _keep_freed_memory() -> None:
