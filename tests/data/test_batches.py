@@ -225,6 +225,17 @@ def test_an_error_that_cannot_leave_its_process_is_told_by_its_words():
     assert_nothing_is_left()
 
 
+def test_a_worker_that_is_killed_ends_the_run_with_a_word_on_memory():
+    iterator = make(Examples(40), num_workers=1)
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
+    with pytest.raises(RuntimeError, match="A worker process ended.*out of memory"):
+        list(iterator)
+    assert_nothing_is_left()
+
+
 def test_stopping_early_leaves_nothing_behind():
     with make(Examples(40), num_workers=2) as iterator:
         next(iterator)

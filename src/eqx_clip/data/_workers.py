@@ -1,5 +1,6 @@
 """Worker processes that fill batches in shared memory. They start no JAX backend."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -71,23 +73,30 @@ class Workers:
         )
 
     def fill(self, slot: int, rows: slice, epoch: int, indices: np.ndarray) -> Future:
-        return self._pool.submit(_fill, slot, rows, epoch, indices)
+        with _explained():
+            return self._pool.submit(_fill, slot, rows, epoch, indices)
 
     def result(self, future: Future) -> Any:
-        try:
+        with _explained():
             return future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "A worker process ended. If the program is a script, what it does must stand below "
-                '`if __name__ == "__main__":`, since workers import it. Otherwise something '
-                "stopped the worker: look for 'out of memory' in the system's log."
-            ) from error
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
 
-# Seconds that a worker goes on after it was told to end.
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "A worker process ended. If the program is a script, what it does must stand below "
+            '`if __name__ == "__main__":`, since workers import it. Otherwise something '
+            "stopped the worker: look for 'out of memory' in the system's log."
+        ) from error
+
+
+# Seconds that a worker goes on after it was told to end, by the pool, too, when another one died.
 _GRACE = 10
 
 # What a worker process works with: the pickled loader and the slots, then loader and arrays.
