@@ -231,7 +231,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_word_on_memory():
     (worker,) = multiprocessing.active_children()
     worker.kill()
     worker.join()
-    with pytest.raises(RuntimeError, match="A worker process ended.*out of memory"):
+    with pytest.raises(RuntimeError, match=r"A worker process ended.*out of memory"):
         list(iterator)
     assert_nothing_is_left()
 
