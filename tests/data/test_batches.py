@@ -258,17 +258,22 @@ SCRIPT = """
 
     if {guard}:
         signal.signal(signal.SIGTERM, lambda *_: print("told to end", flush=True))
-        for step, batch in enumerate(make(Examples(40), num_workers=2)):
+        for step, batch in enumerate(make(Examples(40), num_workers={workers})):
             print(step, flush=True)
             time.sleep(0.05)
 """
 
 
-def start(tmp_path, guard="__name__ == '__main__'"):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=os.path.dirname(__file__), guard=guard)))
+def script(guard="__name__ == '__main__'", workers=2):
+    tests = os.path.dirname(__file__)
+    return textwrap.dedent(SCRIPT.format(tests=tests, guard=guard, workers=workers))
+
+
+def start(tmp_path, **options):
+    path = tmp_path / "script.py"
+    path.write_text(script(**options))
     return subprocess.Popen(
-        [sys.executable, script],
+        [sys.executable, path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -299,14 +304,13 @@ def test_ctrl_c_and_a_killed_trainer_leave_no_worker_behind(tmp_path, interrupt)
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
 def test_workers_go_on_while_a_trainer_that_is_told_to_end_saves_its_state(tmp_path):
     """A machine that is taken away tells all processes at once."""
-    process = start(tmp_path)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "0\n"
-    os.killpg(process.pid, signal.SIGTERM)
-    lines = [process.stdout.readline() for _ in range(30)]
-    assert "told to end\n" in lines and lines[-1] == "29\n"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with start(tmp_path, workers=1) as process:  # which has started when there is a batch
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        lines = [process.stdout.readline() for _ in range(30)]
+        os.killpg(process.pid, signal.SIGKILL)
+    assert "told to end\n" in lines and lines[-1] == "29\n", lines
 
 
 def group_exists(group):
@@ -323,8 +327,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
 
 
 def test_a_script_from_standard_input_is_told_that_workers_need_a_file():
-    script = textwrap.dedent(SCRIPT.format(tests=os.path.dirname(__file__), guard=True))
-    result = subprocess.run([sys.executable], input=script, capture_output=True, text=True)
+    result = subprocess.run([sys.executable], input=script(), capture_output=True, text=True)
     assert "comes from standard input" in result.stderr.strip().splitlines()[-1]
 
 
