@@ -6,8 +6,8 @@
 The same JPEGs and captions from a CSV and from tar shards, decoded, cropped as in training,
 tokenized and batched by two workers: `eqx_clip.data.batches` against `open_clip_train.data`, each
 in new processes, in turn. Start-up is the time to the first batch; images/s are of the rest of one
-epoch. Then large JPEGs with reduced decoding and its error, what the time goes into, and how long
-data sets take to open.
+epoch. Then large JPEGs with reduced decoding and its error, what the time goes into, how long data
+sets take to open, and whether memory grows from epoch to epoch.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import csv
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -65,6 +66,7 @@ def main() -> None:
             "Opening", [csv_row(folder, arguments), *tfrecord_rows(folder, arguments)], None
         )
         common.report("Order", [order_row()], None)
+        common.report("Memory, MB", [memory_row(folder, arguments)], None)
 
 
 def write(folder: Path, count: int, sizes: tuple[tuple[int, int], ...]) -> dict[str, str]:
@@ -224,7 +226,7 @@ def shares(what: str) -> list[common.Row]:
 
 
 OPEN = """
-import sys, time
+import pickle, sys, time
 from eqx_clip.data import open_source
 from tensorflow_datasets.proto import tf_example_pb2
 import numpy, pyarrow
@@ -233,14 +235,17 @@ def memory(key):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1e3 for line in file if line.startswith(key))
 bare, wall, cpu = memory("VmRSS:"), time.perf_counter(), time.process_time()
-count = len(open_source(sys.argv[1]))
+source = open_source(sys.argv[1])
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-print(f"[{wall}, {cpu}, {memory('VmHWM:') - bare}, {count}]")
+peak, before = memory("VmHWM:") - bare, memory("RssAnon:")
+again = pickle.loads(pickle.dumps(source))
+again.where(len(again) // 2), again.where(len(again) - 1)
+print(f"[{wall}, {cpu}, {peak}, {memory('RssAnon:') - before}, {len(source)}]")
 """
 
 
-def opened(path: str) -> tuple[float, float, float, int]:
-    """Seconds, seconds of the processor, megabytes above the import, and examples."""
+def opened(path: str) -> tuple[float, float, float, float, int]:
+    """Seconds, seconds of the processor, megabytes above the import, a worker's, and examples."""
     command = [sys.executable, "-c", OPEN, path]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -252,11 +257,11 @@ def csv_row(folder: str, arguments: Any) -> common.Row:
         for i in range(arguments.rows):
             caption = f'"a caption, of about ten words, number {i} of a red house"'
             stream.write(f"images/{i // 1000:05}/{i:09}.jpg,{caption},640\n")
-    _, cpu, peak, count = opened(str(path))
-    _, again, _, _ = opened(str(path))
+    _, cpu, peak, worker, count = opened(str(path))
+    again = opened(str(path))[1]
     return {
         **{"what": "CSV", "examples": count, "CPU s": cpu, "aim, s": 3, "MB": peak, "aim, MB": 250},
-        **{"cached, CPU s": again},
+        **{"cached, CPU s": again, "of a worker's own, MB": worker},
     }
 
 
@@ -270,7 +275,7 @@ def tfrecord_rows(folder: str, arguments: Any) -> list[common.Row]:
     write_tfrecords([example] * count, path, shard_size=4000)
     rows = []
     for what, aim in (("TFRecord, first time, warm", 0.3), ("TFRecord, cached", 0.02)):
-        seconds, _, _, found = opened(str(path))
+        seconds, *_, found = opened(str(path))
         assert found == count
         rows.append({"what": what, "examples": count, "s": seconds, "aim, s": aim})
     return rows
@@ -284,6 +289,30 @@ def order_row(size: int = 400_000_000, batch: int = 4096) -> common.Row:
     for k in range(50):
         order.indices(0, k * batch, (k + 1) * batch)
     return {"of": size, "batch": batch, "ms": 20 * (time.perf_counter() - start), "aim, ms": 5}
+
+
+def memory_row(folder: str, arguments: Any, count: int = 10_000, epochs: int = 10) -> common.Row:
+    """Resident memory of this process and its workers after each epoch of small images."""
+    import eqx_clip
+    from eqx_clip.data import batches, open_source
+
+    path, _ = write(Path(folder, "tiny"), count, ((64, 48),)).values()
+    row: common.Row = {"examples": count, "epochs": epochs}
+    options = {"batch_size": 250, "num_workers": arguments.workers, "epochs": epochs}
+    feed = batches(
+        open_source(path), preprocess=eqx_clip.Augment(32), tokenizer=eqx_clip.tokenize, **options
+    )
+    for step, _ in enumerate(feed, 1):
+        epoch, rest = divmod(step, feed.steps_per_epoch)
+        if not rest and epoch in (1, 2, epochs // 2, epochs - 1):  # then the workers end
+            row[f"after epoch {epoch}"] = resident()
+    return row
+
+
+def resident() -> float:
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in processes)
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

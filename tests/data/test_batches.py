@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -48,10 +49,22 @@ class Examples:
         return {"image": encoded(i), "text": f"example number {i}"}
 
 
+class ErrorOfTwo(Exception):
+    """Of a class that pickle cannot make again."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} own {other}")
+
+
 class Failing(Examples):
+    def __init__(self, count, *error):
+        super().__init__(count)
+        self.error = error
+
     def __getitem__(self, i):
         if i == 13:
-            raise KeyError("the source's own words")
+            kind, *words = self.error
+            raise kind(*words)
         return super().__getitem__(i)
 
 
@@ -142,6 +155,16 @@ def test_evaluation_is_one_pass_in_order_with_a_smaller_last_batch():
     ]
 
 
+@pytest.mark.parametrize("process_index", [0, 1])
+def test_workers_make_a_smaller_last_batch_alike(process_index):
+    """Of the last 13 rows the first process has all, which no whole number of chunks makes."""
+    options = {"batch_size": 32, "epochs": 2, "drop_remainder": False}
+    options |= {"process_index": process_index, "process_count": 2}
+    alone, helped = (list(make(Examples(45), **options, num_workers=workers)) for workers in (0, 3))
+    assert [len(batch["index"]) for batch in helped] == [16, (13, 0)[process_index]] * 2
+    assert_equal(helped, alone)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_bad_sample_is_replaced_counted_and_told(num_workers, caplog):
     broken = (3, 11, 12)
@@ -188,8 +211,27 @@ def test_data_of_which_nothing_can_be_read_says_so():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_error_of_the_source_passes_through(num_workers):
-    iterator = make(Failing(40), num_workers=num_workers)
+    iterator = make(Failing(40, KeyError, "the source's own words"), num_workers=num_workers)
     with pytest.raises(KeyError, match="the source's own words"):
+        list(iterator)
+    assert_nothing_is_left()
+
+
+def test_an_error_that_cannot_leave_its_process_is_told_by_its_words():
+    iterator = make(Failing(40, ErrorOfTwo, "the source's", "words"), num_workers=1)
+    with pytest.raises(RuntimeError, match="ErrorOfTwo: the source's own words") as raised:
+        list(iterator)
+    assert "in __getitem__" in str(raised.value.__cause__), "and where it came from"
+    assert_nothing_is_left()
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_word_on_memory():
+    iterator = make(Examples(40), num_workers=1)
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
+    with pytest.raises(RuntimeError, match=r"A worker process ended.*out of memory"):
         list(iterator)
     assert_nothing_is_left()
 
@@ -210,22 +252,28 @@ def assert_nothing_is_left():
 
 
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
     sys.path.insert(0, {tests!r})
     from test_batches import Examples, make
 
     if {guard}:
-        for step, batch in enumerate(make(Examples(40), num_workers=2)):
+        signal.signal(signal.SIGTERM, lambda *_: print("told to end", flush=True))
+        for step, batch in enumerate(make(Examples(40), num_workers={workers})):
             print(step, flush=True)
             time.sleep(0.05)
 """
 
 
-def start(tmp_path, guard="__name__ == '__main__'"):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=os.path.dirname(__file__), guard=guard)))
+def script(guard="__name__ == '__main__'", workers=2):
+    tests = os.path.dirname(__file__)
+    return textwrap.dedent(SCRIPT.format(tests=tests, guard=guard, workers=workers))
+
+
+def start(tmp_path, **options):
+    path = tmp_path / "script.py"
+    path.write_text(script(**options))
     return subprocess.Popen(
-        [sys.executable, script],
+        [sys.executable, path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -253,6 +301,18 @@ def test_ctrl_c_and_a_killed_trainer_leave_no_worker_behind(tmp_path, interrupt)
     assert not group_exists(process.pid)
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX signals")
+def test_workers_go_on_while_a_trainer_that_is_told_to_end_saves_its_state(tmp_path):
+    """A machine that is taken away tells all processes at once."""
+    with start(tmp_path, workers=1) as process:  # which has started when there is a batch
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        lines = [process.stdout.readline() for _ in range(30)]
+        os.killpg(process.pid, signal.SIGKILL)
+    assert "told to end\n" in lines and lines[-1] == "29\n", lines
+
+
 def group_exists(group):
     try:
         os.killpg(group, 0)
@@ -266,7 +326,12 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
     assert 'if __name__ == "__main__":' in errors.strip().splitlines()[-1]
 
 
-def test_a_worker_starts_no_backend_of_jax():
+def test_a_script_from_standard_input_is_told_that_workers_need_a_file():
+    result = subprocess.run([sys.executable], input=script(), capture_output=True, text=True)
+    assert "comes from standard input" in result.stderr.strip().splitlines()[-1]
+
+
+def test_a_worker_starts_no_backend_of_jax_and_imports_neither_tensorflow_nor_torch():
     iterator = make(Examples(16), num_workers=1, preprocess=Watching(SIZE), epochs=1)
     assert len(list(iterator)) == 2
 
@@ -277,7 +342,34 @@ class Watching(eqx_clip.Preprocess):
 
         assert multiprocessing.parent_process() is not None
         assert not xla_bridge.backends_are_initialized()
+        assert not {"tensorflow", "torch"} & sys.modules.keys()
         return super().pixels(image, rng)
+
+
+class Large(Examples):
+    def __getitem__(self, i):
+        stream = io.BytesIO()
+        Image.new("RGB", (2000, 1500)).save(stream, "JPEG")
+        return {"image": stream.getvalue(), "text": ""}
+
+
+class CountingPages(eqx_clip.Augment):
+    """Gives the pages that the system had to map in place of pixels."""
+
+    def pixels(self, image, rng=None):
+        import resource  # which Windows has not
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        result = super().pixels(image, rng)
+        pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return np.full_like(result, min(255, pages))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_a_worker_uses_the_memory_of_an_image_for_the_next():
+    iterator = make(Large(16), preprocess=CountingPages(SIZE), num_workers=1, epochs=1)
+    pages = np.concatenate([batch["image"][:, 0, 0, 0] for batch in iterator])
+    assert np.median(pages) < 100, "and not some 5,000"
 
 
 def test_a_mixture_draws_its_sources_by_their_factors():
@@ -288,6 +380,25 @@ def test_a_mixture_draws_its_sources_by_their_factors():
     assert counts.sum() == 40 and counts[16 + 5] == 0
     assert iterator.bad_samples.total() == 3
     assert "example 5" in mixture.where(21)
+
+
+def test_of_a_mixture_in_a_mixture_the_factors_are_multiplied():
+    a, b, c = Examples(4), Examples(6), Examples(10)
+    nested = Mixture([Mixture([a, b], [1, 3]), c], [2, 0.5])
+    assert (nested.sources, nested.factors) == ((a, b, c), (2.0, 6.0, 0.5))
+    assert make(nested, batch_size=1).steps_per_epoch == 8 + 36 + 5
+    assert len(nested) == 20 and nested[4]["text"] == "example number 0"
+
+
+def test_factors_that_cannot_be_are_refused():
+    for factors, message in (
+        ([1], "one factor for each source; got 1 factors for 2"),
+        ([1, 0], "must be above 0"),
+        ([1, float("inf")], "must be above 0"),
+        ([1, 0.01], r"0\.01, an epoch has none of the 40 examples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Mixture([Examples(10), Examples(40)], factors)
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,12 @@ def numbers(source):
     return [int(example["text"].split()[-1]) for example in source]
 
 
-def test_a_builder_is_tfds_own_kind_and_knows_its_data(builder):
+def test_a_builder_is_tfds_own_kind_and_knows_its_data(builder, tmp_path):
     assert isinstance(builder, tfds.core.DatasetBuilder)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
         "train": 20
     }
+    assert builder.data_dir == builder.info.data_dir == os.fspath(tmp_path / "data")
     features = builder.info.features
     assert set(features) == {"image", "text"} and isinstance(features["text"], tfds.features.Text)
     for example in builder.as_data_source():

@@ -13,7 +13,7 @@ from test_batches import encoded
 
 import eqx_clip
 from eqx_clip.data import batches, open_source
-from eqx_clip.data._files import is_pattern, look_at, matches, normalized
+from eqx_clip.data._files import files_in, is_pattern, look_at, matches, normalized
 
 
 @pytest.fixture
@@ -142,6 +142,24 @@ def test_a_name_with_a_patterns_characters_is_a_name(folder):
     assert is_pattern(name)
     fsspec.core.url_to_fs(folder)[0].pipe_file(name, b"")
     assert not is_pattern(name) and not is_pattern(folder)
+
+
+def test_a_link_is_what_it_leads_to(tmp_path):
+    """Downloads of Hugging Face's hub are folders of links."""
+    shards, links = tmp_path / "shards", tmp_path / "links"
+    for folder in (shards, links, tmp_path / "other"):
+        folder.mkdir()
+    (shards / "a").write_bytes(tar(*samples(0, 2)))
+    (links / "0.tar").symlink_to("../shards/a")
+    (links / "1.tar").symlink_to(tmp_path / "other")  # a folder is no shard
+    for path in (links, links / "*.tar"):
+        assert [example["text"] for example in open_source(path)] == ["text 0", "text 1"]
+    assert files_in(str(links)) == matches(f"{links}/*.tar") == [look_at(f"{links}/0.tar")]
+    (shards / "a").write_bytes(tar(*samples(3, 5)))  # as large: the mark is not the link's
+    assert [example["text"] for example in open_source(links)] == ["text 3", "text 4"]
+    (shards / "a").unlink()
+    with pytest.raises(FileNotFoundError, match=r"0\.tar"):
+        open_source(links)
 
 
 def test_a_path_here_means_the_same_in_another_folder(tmp_path, monkeypatch):

@@ -42,8 +42,9 @@ def test_several_paths_are_a_mixture(folder):
 def test_n_samples_takes_the_first(folder):
     assert [x["text"] for x in open_source(folder / "tars", n_samples=2)] == ["text 0", "text 1"]
     assert len(open_source(f"{folder}/table.csv::{folder}/tars", n_samples=2)) == 4
-    with pytest.raises(ValueError, match=r"\[:4\] incompatible with 3 examples"):
-        open_source(folder / "tars", n_samples=4)
+    for split, of in (("train", "3"), ("train[1:]", "2")):
+        with pytest.raises(ValueError, match=rf"`n_samples=4` is more .*tars'.*, {of} examples"):
+            open_source(folder / "tars", n_samples=4, split=split)
     for count in (0, -1, 1.5):
         with pytest.raises(ValueError, match="`n_samples` must be a whole number above 0"):
             open_source(folder / "tars", n_samples=count)
@@ -52,10 +53,10 @@ def test_n_samples_takes_the_first(folder):
 def test_what_is_no_data_set_is_told_with_what_was_looked_for_and_found(folder, tmp_path_factory):
     (folder / "tars" / "00000.tfrecord").write_bytes(b"")
     for path, message in (
-        (tmp_path_factory.mktemp("nothing"), r"no kind of data set.*\.csv.*found an empty folder"),
-        (folder, r"no kind of data set.*found 0\.jpg, 1\.jpg, 2\.jpg, table\.csv\."),
-        (folder / "0.jpg", r"no kind of data set.*found 0\.jpg"),
-        (folder / "tars", r"more than one kind of data set.*00000\.tar, 00000\.tfrecord"),
+        (tmp_path_factory.mktemp("nothing"), r"no kind of data set.*\.csv.*found nothing"),
+        (folder, r"no kind of .*found '0\.jpg', '1\.jpg', '2\.jpg', 'records/', 'table\.csv', "),
+        (folder / "0.jpg", r"no kind of data set.*found '0\.jpg'\."),
+        (folder / "tars", r"more than one kind of data set.*'00000\.tar', '00000\.tfrecord'"),
         (f"{folder}/table.csv::", "The path is empty"),
     ):
         with pytest.raises(ValueError, match=message):

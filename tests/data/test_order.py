@@ -57,6 +57,12 @@ def test_blocks_stay_within_a_window():
     assert touched[True] > 900
 
 
+def test_blocks_stay_within_a_window_of_a_mixture():
+    mixture = order(1000 * BLOCK, 500 * BLOCK, factors=(1.0, 2.0), shuffle="blocks")
+    drawn = mixture.indices(0, 0, 16 * BLOCK)
+    assert len(np.unique(drawn // BLOCK)) <= 4 * 64 + 2  # turned by an offset twice
+
+
 def test_hundreds_of_millions_are_not_listed():
     tracemalloc.start()
     drawn = order(400_000_000).indices(7, 4096 * 1000, 4096 * 1001)

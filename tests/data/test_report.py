@@ -1,6 +1,7 @@
 """`python -m eqx_clip.data`: the figures, the table, the picture, and mistakes."""
 
 import csv
+import io
 import os
 import sys
 
@@ -59,6 +60,32 @@ def test_the_figures_are_those_of_the_data(table):
     assert (report.cut, report.empty, report.repeated) == (1, 1, 3)
     assert report.captions[0] == ("a photo", 3) and len(report.captions) == 8
     assert report.images_per_second is None
+
+
+def test_each_kind_of_damage_has_its_cause(tmp_path):
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(stream, "JPEG")
+    whole = stream.getvalue()
+    bomb = io.BytesIO()
+    Image.new("1", (14_000, 14_000)).save(bomb, "PNG")
+    files = {
+        **{"good.jpg": whole, "cut.jpg": whole[:-20], "empty.jpg": b"", "page.jpg": b"<html>"},
+        **{"random.jpg": bytes(range(256)), "bomb.png": bomb.getvalue()},
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    rows = "".join(f"{name},a\n" for name in (*files, "missing.jpg", ""))
+    (tmp_path / "table.csv").write_text("filepath,title\n" + rows)
+    report = examine(open_source(tmp_path / "table.csv"), seconds=0, progress=False)
+    unidentified = "UnidentifiedImageError"
+    assert [bad.cause for bad in report.bad] == [
+        *("OSError", unidentified, unidentified, unidentified, "DecompressionBombError"),
+        *("FileNotFoundError", "IsADirectoryError"),
+    ]
+    for bad, name in zip(report.bad, [*files, "missing.jpg", ""][1:], strict=True):
+        assert f"row {bad.index + 1}: {tmp_path}/{name}" in bad.where
+    assert "is too large to decode safely" in report.bad[4].message
+    assert "truncated" in report.bad[0].message
 
 
 def test_expected_repeats_are_those_of_random_batches():

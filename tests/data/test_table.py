@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import pickle
+import sys
 import uuid
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from test_builders import run
 
 from eqx_clip.data._table import TableSource
 
@@ -78,6 +80,8 @@ dictionary = pa.dictionary(pa.int32(), pa.string())
         ("unix.csv", as_csv(ROWS, lineterminator="\n")),
         ("tab.csv", as_csv(ROWS, delimiter="\t")),
         ("TAB.TSV", as_csv(ROWS, delimiter="\t")),
+        ("commas.tsv", as_csv([{**row, "a,b,c": ""} for row in ROWS], delimiter="\t")),
+        ("unnamed.csv", as_csv(ROWS).replace(b"\r\n", b",,\r\n")),
         ("bom.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
         ("quoted.csv", as_csv(ROWS, quoting=csv.QUOTE_ALL)),
         ("blank_lines.csv", as_csv(ROWS, lineterminator="\n\n").replace(b"two\n\n", b"two\n")),
@@ -180,6 +184,7 @@ MANY = "".join(f"{i}.jpg,caption {i}\n" for i in range(9000))
         ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "\xe9"}', r"UTF8 sequence at .* 260"),
         ("t.parquet", "", r"Parquet file size is 0"),
         ("t.parquet", as_parquet(ROWS)[:-9], r"cannot be read as a table.*magic bytes"),
+        ("t.parquet", as_parquet(ROWS).replace(b"\x15", b"\x16"), r"cannot be read as a .* thrift"),
         ("t.parquet", as_parquet([{"image": "a", "text": 1}]), r"'text' must hold text.*int64"),
         ("t.parquet", as_parquet([{"image": b"a", "text": "b"}]), r"'image' must hold.*binary"),
         ("t.parquet", as_parquet([{"url": "a"}]), r"'url', none may be the image"),
@@ -216,12 +221,17 @@ def test_a_table_that_is_not_there_is_told(tmp_path):
         TableSource(tmp_path)
 
 
+def times(folder):
+    """When what a folder holds was written; reading may leave its time."""
+    return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(folder)}
+
+
 def test_a_folder_that_cannot_be_written_is_read_and_left_as_it_is(tmp_path):
     path = written(tmp_path, "t.csv", as_csv(ROWS))
     tmp_path.chmod(0o555)
-    before = {entry.name: entry.stat() for entry in os.scandir(tmp_path)}
+    before = times(tmp_path)
     assert len(list(TableSource(path))) == len(ROWS)
-    assert {entry.name: entry.stat() for entry in os.scandir(tmp_path)} == before
+    assert times(tmp_path) == before
     tmp_path.chmod(0o755)
 
 
@@ -274,3 +284,22 @@ def test_an_index_that_cannot_be_kept_is_held_in_memory(tmp_path, monkeypatch, c
     assert texts(source) == [row["title"] for row in ROWS]
     assert "`EQX_CLIP_CACHE` names another folder" in caplog.text
     assert texts(pickle.loads(pickle.dumps(source))) == texts(source)
+
+
+FULL = """
+import resource, sys
+from eqx_clip.data import open_source
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    open_source(sys.argv[1])
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_full_disk_under_the_index_is_told(tmp_path, index_folder):
+    path = written(tmp_path, "t.csv", "filepath,title\n" + MANY)
+    told = run(FULL, path)
+    assert f"cannot be written to {index_folder}" in told and "`EQX_CLIP_CACHE` names" in told
+    assert list(index_folder.iterdir()) == []

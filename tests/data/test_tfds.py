@@ -3,12 +3,14 @@
 import io
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from test_builders import run
 
 from eqx_clip.data import open_source
 from eqx_clip.data._write import write_tfrecords
@@ -107,6 +109,15 @@ def test_prepared_data_pickle_as_a_path(kind, request):
     assert list(pickle.loads(pickled)) == list(source)
 
 
+def test_neither_tensorflow_nor_torch_is_imported_for_prepared_data(array_record, tfrecord):
+    code = (
+        "import sys; from eqx_clip.data import open_source; "
+        "print([len(list(open_source(path))) for path in sys.argv[1:]], "
+        "[m for m in ('tensorflow', 'torch') if m in sys.modules])"
+    )
+    assert run(code, array_record, tfrecord) == "[30, 30] []"
+
+
 def test_keys_that_are_not_there_are_told_with_what_is(array_record):
     with pytest.raises(ValueError, match=r"image_key 'jpg'.*picture \(Image\)"):
         open_source(array_record, image_key="jpg")
@@ -118,3 +129,44 @@ def test_a_shard_that_is_missing_is_told(tfrecord):
     next(tfrecord.glob("pictures-train*-00001-*")).unlink()
     with pytest.raises(ValueError, match=r"should hold 30 examples.*hold 15"):
         open_source(tfrecord)
+
+
+@pytest.fixture
+def shard(array_record, tmp_path):
+    """The file of the thirty examples, in a copy of the data set."""
+    shutil.copytree(array_record, tmp_path / "copy")
+    (shard,) = (tmp_path / "copy").glob("pictures-train*")
+    return shard
+
+
+@pytest.mark.parametrize("kept", [None, 0, 1000, 1 << 16])
+def test_an_array_record_that_is_cut_short_or_missing_is_told_when_it_is_opened(shard, kept):
+    data = shard.read_bytes()
+    shard.unlink()
+    if kept is not None:
+        shard.write_bytes(data[:kept])
+    with pytest.raises(ValueError, match=r"pictures-train.* should hold 30 examples; 0 can be"):
+        open_source(shard.parent)
+    assert len(open_source(shard.parent, split="test")) == 10
+
+
+def test_a_damaged_array_record_is_told_when_it_is_read(shard):
+    data = shard.read_bytes()
+    shard.write_bytes(data[:100] + bytes(byte ^ 4 for byte in data[100:2000]) + data[2000:])
+    source = open_source(shard.parent)
+    with pytest.raises(ValueError, match="The record is damaged"):
+        source[0]
+
+
+def test_files_that_are_not_read_at_random_are_refused(array_record, tmp_path):
+    builder = Pictures(data_dir=tmp_path, file_format="parquet")
+    builder.download_and_prepare()
+    with pytest.raises(ValueError, match=r"holds parquet files.*file_format='array_record'"):
+        open_source(builder.data_dir)
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_a_folder_may_have_signs_of_a_pattern_in_its_name(kind, request, tmp_path):
+    folder = tmp_path / "run[1]" / "1.0.0"
+    shutil.copytree(request.getfixturevalue(kind), folder)
+    assert len(open_source(folder)) == 30

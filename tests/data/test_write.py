@@ -62,6 +62,12 @@ def test_features_are_those_of_img2dataset(tmp_path):
     assert parse_example(record) == expected
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_bar_shows_progress(tmp_path, capsys, progress):
+    write_tfrecords(examples(3), tmp_path, progress=progress)
+    assert ("Writing: 100%" in capsys.readouterr().err) == progress
+
+
 def test_a_folder_far_away_is_written_to():
     folder = f"memory://{uuid.uuid4()}"
     write_tfrecords(examples(5), folder, shard_size=2)

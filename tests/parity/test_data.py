@@ -12,7 +12,10 @@ import eqx_clip
 from eqx_clip.data import batches, open_source
 
 
-CAPTIONS = ["A photo", "NA", "", 'a, "quoted"\ncaption', "ünïcode 你好", "word " * 100, "123", "x"]
+CAPTIONS = [
+    *("A photo", "NA", "null", "123", "", 'a, "quoted"\ncaption'),
+    *("ünïcode 你好", "word " * 100, "x"),
+]
 
 
 def image(i, mode="RGB", size=(90, 70)):
@@ -24,6 +27,10 @@ def encoded(picture, kind, **options):
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def moving():
+    return encoded(image(8), "GIF", save_all=True, append_images=[image(9)])
 
 
 def turned():
@@ -43,6 +50,7 @@ FILES = {
         Image.fromarray(np.arange(80 * 60, dtype=np.uint16).reshape(60, 80)), "PNG"
     ),
     "tall.webp": encoded(image(7, size=(40, 130)), "WEBP"),
+    "moving.gif": moving(),  # its first picture
 }
 
 
@@ -63,6 +71,7 @@ def test_evaluation_feeds_openclips_pixels_and_tokens(tmp_path, num_workers):
     parts = list(feed)
     pixels, tokens = (np.concatenate([part[k] for part in parts]) for k in ("image", "tokens"))
     transform = open_clip.image_transform(32, is_train=False)
-    expected = [transform(Image.open(tmp_path / name).convert("RGB")) for name in FILES]
+    decoded = (Image.open(io.BytesIO(data)).convert("RGB") for data in FILES.values())
+    expected = [transform(picture) for picture in decoded]
     np.testing.assert_array_equal(preprocess.normalize(pixels), torch.stack(expected).numpy())
     np.testing.assert_array_equal(tokens, open_clip.get_tokenizer("ViT-B-32")(CAPTIONS).numpy())

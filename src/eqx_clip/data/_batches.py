@@ -216,11 +216,10 @@ class _Plan:
             pending = collections.deque()
             for slot, step in zip(itertools.cycle(range(count)), steps, strict=False):
                 epoch, indices = self.draw(step)
-                parts = [
-                    workers.fill(slot, slice(i, i + chunk), epoch, indices[i : i + chunk])
-                    for i in range(0, len(indices), chunk)
-                ]
-                pending.append((slot, len(indices), parts))
+                rows = len(indices)
+                chunks = (slice(i, min(i + chunk, rows)) for i in range(0, rows, chunk))
+                parts = [workers.fill(slot, part, epoch, indices[part]) for part in chunks]
+                pending.append((slot, rows, parts))
                 if len(pending) == count:
                     yield _collected(workers, *pending.popleft())
             while pending:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from .._types import PathLike
-from ._files import parent
+from ._files import is_folder, parent
 from ._source import AbstractSource, FileSource, Subset
 from ._table import TableSource
 from ._tfrecord import TFRecordSource
@@ -15,6 +15,14 @@ from ._webdataset import WebDatasetSource
 
 
 class _InPlaceInfo(tfds.core.DatasetInfo):
+    def __init__(self, folder: str, **options: Any):
+        self._folder = folder
+        super().__init__(**options)
+
+    @property
+    def data_dir(self) -> str:
+        return self._folder
+
     def initialize_from_bucket(self) -> None:
         """Nothing is known of these data elsewhere. TFDS's own leaves an empty folder behind."""
 
@@ -33,12 +41,14 @@ class InPlaceBuilder(tfds.core.DatasetBuilder, skip_registration=True):
         self, path: PathLike, *, image_key: str | None = None, text_key: str | None = None
     ):
         self._source = self.source_type(path, image_key, text_key)
+        path = self._source.path
+        self._folder = path if is_folder(path) else parent(path)
         # A folder that cannot be: TFDS looks there for what it may have prepared.
         super().__init__(data_dir=os.devnull)
         # What TFDS pickles: a path that means the same in a worker.
         keys = {"image_key": image_key, "text_key": text_key}
-        self._original_state = {"path": self._source.path, **keys}
-        self._data_dir = self._data_dir_root = parent(self._source.path)
+        self._original_state = {"path": path, **keys}
+        self._data_dir = self._data_dir_root = self._folder
         split = tfds.core.SplitInfo(name="train", shard_lengths=[len(self._source)], num_bytes=0)
         self.info.set_splits(tfds.core.SplitDict([split]))
 
@@ -48,6 +58,7 @@ class InPlaceBuilder(tfds.core.DatasetBuilder, skip_registration=True):
             "text": tfds.features.Text(),
         }
         return _InPlaceInfo(
+            self._folder,
             builder=self,
             description=f"Images and texts of {self._source.path}, read in place.",
             features=tfds.features.FeaturesDict(features),

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import fsspec
@@ -49,14 +49,41 @@ def look_at(url: str) -> File:
 
 def files_in(folder: str) -> list[File]:
     """The files of a folder, by name."""
-    filesystem, path = _located(folder)
-    infos = filesystem.ls(path, detail=True)
-    names = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in infos}
     return [
         _file(joined(folder, name), info)
-        for name, info in sorted(names.items())
+        for name, info in _entries(folder).items()
         if info["type"] == "file"
     ]
+
+
+def contents(folder: str) -> str:
+    """The first names in a folder, for an error."""
+    entries = _entries(folder)
+    names = [name + "/" * (info["type"] == "directory") for name, info in entries.items()]
+    return listed(names) if names else "nothing"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def _entries(folder: str) -> dict[str, dict[str, Any]]:
+    """What a folder holds, by name."""
+    filesystem, path = _located(folder)
+    infos = (_followed(filesystem, info) for info in filesystem.ls(path, detail=True))
+    names = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in infos}
+    return dict(sorted(names.items()))
+
+
+def _followed(filesystem: Any, info: dict[str, Any]) -> dict[str, Any]:
+    """What a link leads to: a folder's list, unlike a look at one path, tells of the link."""
+    if not info.get("islink"):
+        return info
+    try:
+        return filesystem.info(info["name"])
+    except FileNotFoundError:  # which whoever reads it is told, too
+        return {**info, "type": "file"}
 
 
 def is_pattern(url: str) -> bool:
@@ -79,9 +106,10 @@ def matches(pattern: str) -> list[File]:
             continue
         filesystem, path = _located(url)
         infos: Any = filesystem.glob(path, detail=True)
+        followed = {name: _followed(filesystem, info) for name, info in sorted(infos.items())}
         found += [
             _file(filesystem.unstrip_protocol(name) if "://" in url else name, info)
-            for name, info in sorted(infos.items())
+            for name, info in followed.items()
             if info["type"] == "file"
         ]
     if not found:

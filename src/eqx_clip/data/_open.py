@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from .._checks import as_count
 from .._types import Count, PathLike, Real
 from ._builders import sliced
-from ._files import files_in, is_folder, is_pattern, look_at, matches, normalized
-from ._source import AbstractSource, FileSource, Mixture
+from ._files import contents, files_in, is_folder, is_pattern, listed, look_at, matches, normalized
+from ._source import AbstractSource, FileSource, Mixture, Subset
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
 from ._tfrecord import TFRecordSource
@@ -37,7 +37,7 @@ def open_source(
       not given, the usual names are looked for.
     - `split`: "train", or a slice of it in TFDS's notation: "train[:90%]". What TFDS prepared may
       have other splits.
-    - `n_samples`: takes only so many, the first.
+    - `n_samples`: takes only so many, the first of each.
     - `factors`: how often an epoch draws each of several, as for `Mixture`.
 
     Raises `ValueError` for data that is damaged or lacks a key, and `FileNotFoundError` where
@@ -47,10 +47,16 @@ def open_source(
     sources = [_opened(part, image_key, text_key, split) for part in parts]
     if n_samples is not None:
         count = as_count("n_samples", n_samples)
-        sources = [sliced(source, f"train[:{count}]") for source in sources]
+        sources = [_first(count, source) for source in sources]
     if len(sources) == 1 and factors is None:
         return sources[0]
     return Mixture(sources, factors)
+
+
+def _first(count: int, source: AbstractSource) -> Subset:
+    if count > len(source):
+        raise ValueError(f"`n_samples={count}` is more than there are: {source!r}.")
+    return Subset(source, [range(count)])
 
 
 def _opened(path: str, image_key: str | None, text_key: str | None, split: str) -> AbstractSource:
@@ -81,10 +87,10 @@ def _kind(path: str) -> type[FileSource] | None:
         if any(kind.file_name.fullmatch(name) for name in names)
     ]
     if len(kinds) != 1:
-        found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        found = contents(url) if is_folder(url) else listed(names)
         raise ValueError(
             f"{path} is {'more than one' if kinds else 'no'} kind of data set: expected a table "
             "(.csv, .tsv, .jsonl, .parquet), TFRecord files (.tfrecord), WebDataset shards (.tar) "
-            f"or a folder prepared by TFDS; found {found or 'an empty folder'}."
+            f"or a folder prepared by TFDS; found {found}."
         )
     return kinds[0]

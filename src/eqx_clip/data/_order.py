@@ -65,15 +65,18 @@ class Order:
             passes, offsets = drawn // size, drawn % size
             for k in np.unique(passes):  # a later pass over a part has another order
                 now = passes == k
-                if self.shuffle:
-                    offsets[now] = self._shuffled(offsets[now], size, (1, part, int(k)))
+                if self.shuffle:  # blocks are mixed already
+                    key = (1, part, int(k))
+                    offsets[now] = self._shuffled(offsets[now], size, key, window=1)
             result[of_part] = first_indices[part] + offsets
         return result
 
-    def _shuffled(self, positions: Indices, size: int, key: Sequence[int]) -> Indices:
+    def _shuffled(
+        self, positions: Indices, size: int, key: Sequence[int], window: int = WINDOW
+    ) -> Indices:
         keys = _keys(self.seed, *key)
         if self.shuffle == "blocks":
-            return _shuffled_by_blocks(positions, size, keys)
+            return _shuffled_by_blocks(positions, size, keys, window)
         return permuted(positions, size, keys)
 
 
@@ -110,10 +113,10 @@ def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
 
 
 def _shuffled_by_blocks(
-    positions: Indices, size: int, keys: UInt64[np.ndarray, " rounds"]
+    positions: Indices, size: int, keys: UInt64[np.ndarray, " rounds"], window: int
 ) -> Indices:
-    """Blocks in random order, mixed within windows, all turned by a random offset."""
-    window = BLOCK * WINDOW
+    """Blocks in random order, mixed `window` at a time, all turned by a random offset."""
+    window *= BLOCK
     whole = size // BLOCK
     result = np.empty_like(positions)
     starts = positions // window * window

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ._files import File, digest, files_in, is_folder, is_pattern, look_at, marks, matches
+from ._files import File, contents, digest, files_in, is_folder, is_pattern, look_at, marks, matches
 from ._index import cached
 from ._source import FileSource
 
@@ -29,7 +29,7 @@ class ShardedSource(FileSource):
     def _open(self) -> str:
         self._files = self._find_files()
         mark = digest(type(self).__name__, marks(self._files), self._kept())
-        self._table = cached(mark, self.schema, self._batches())
+        self._columns = cached(mark, self.schema, self._batches())
         return mark
 
     @abc.abstractmethod
@@ -45,11 +45,11 @@ class ShardedSource(FileSource):
         return f"Its {len(self._files)} files are empty."
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return len(self._columns[0])
 
     def _entry(self, i: int) -> tuple[Any, ...]:
         """The file that example `i` is in, and the other columns of its row of the index."""
-        shard, *rest = (column[i].as_py() for column in self._table.columns)
+        shard, *rest = (column[i].as_py() for column in self._columns)
         return self._files[shard], *rest
 
     def _find_files(self) -> list[File]:
@@ -57,13 +57,11 @@ class ShardedSource(FileSource):
             return matches(self.path)
         if not is_folder(self.path):
             return [look_at(self.path)]
-        found = files_in(self.path)
-        files = [file for file in found if self.file_name.fullmatch(file.name)]
+        files = [file for file in files_in(self.path) if self.file_name.fullmatch(file.name)]
         if not files:
-            names = ", ".join(repr(file.name) for file in found[:5]) or "nothing"
             raise ValueError(
-                f"The folder {self.path} holds no {self.file_kind}: what it holds is {names}"
-                f"{', ...' if len(found) > 5 else ''}."
+                f"The folder {self.path} holds no {self.file_kind}: what it holds is "
+                f"{contents(self.path)}."
             )
         return files
 

@@ -129,6 +129,9 @@ class Subset(AbstractSource):
     def _read(self, i: int) -> Example:
         return self.source[self._index(i)]
 
+    def __repr__(self) -> str:
+        return f"Subset({self.source!r}, {len(self)} examples)"
+
     def _index(self, i: int) -> int:
         k = bisect.bisect_right(self._starts, i) - 1
         return self.ranges[k][i - self._starts[k]]
@@ -143,20 +146,29 @@ class Mixture(AbstractSource):
 
     **Arguments:**
 
-    - `sources`: any sources.
+    - `sources`: any sources. Of a mixture among them the sources are taken, its factors multiplied.
     - `factors`: one positive number for each source, by default all 1.
+
+    Raises `ValueError` for factors that are not positive, or so small that an epoch draws nothing.
     """
 
     def __init__(self, sources: Sequence[Any], factors: Sequence[Real] | None = None):
-        self.sources = tuple(sources)
-        self.factors = tuple(map(float, [1] * len(self.sources) if factors is None else factors))
-        if not self.sources or len(self.factors) != len(self.sources):
+        sources = tuple(sources)
+        factors = tuple(map(float, [1] * len(sources) if factors is None else factors))
+        if not sources or len(factors) != len(sources):
             raise ValueError(
-                f"Expected one factor for each source; got {len(self.factors)} factors for "
-                f"{len(self.sources)} sources."
+                f"Expected one factor for each source; got {len(factors)} factors for "
+                f"{len(sources)} sources."
             )
-        if not all(0 < factor < float("inf") for factor in self.factors):
-            raise ValueError(f"Factors must be above 0; got {self.factors}.")
+        if not all(0 < factor < float("inf") for factor in factors):
+            raise ValueError(f"Factors must be above 0; got {factors}.")
+        self.sources, self.factors = _flat(sources, factors)
+        for source, factor in zip(self.sources, self.factors, strict=True):
+            if not round(factor * len(source)):
+                raise ValueError(
+                    f"By its factor, {factor:g}, an epoch has none of the {len(source)} examples "
+                    f"of {source!r:.80}: make the factor larger, or leave the source out."
+                )
         self.remote = any(is_remote(source) for source in self.sources)
         self._starts = (0, *itertools.accumulate(map(len, self.sources)))
 
@@ -167,9 +179,26 @@ class Mixture(AbstractSource):
         k = bisect.bisect_right(self._starts, i) - 1
         return where(self.sources[k], i - self._starts[k])
 
+    def __repr__(self) -> str:
+        return f"Mixture({', '.join(map(repr, self.sources))}, factors={self.factors})"
+
     def _read(self, i: int) -> Example:
         k = bisect.bisect_right(self._starts, i) - 1
         return self.sources[k][i - self._starts[k]]
+
+
+def _flat(
+    sources: Sequence[Any], factors: Sequence[float]
+) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+    """Sources, those of mixtures among them, and how often an epoch draws each."""
+    flat = []
+    for source, factor in zip(sources, factors, strict=True):
+        if isinstance(source, Mixture):
+            flat += [(s, factor * f) for s, f in zip(source.sources, source.factors, strict=True)]
+        else:
+            flat.append((source, factor))
+    parts, products = zip(*flat, strict=True)
+    return parts, products
 
 
 def where(source: Any, i: int) -> str:

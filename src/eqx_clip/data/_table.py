@@ -52,7 +52,8 @@ class TableSource(FileSource):
             self._find_columns(columns_of(file))
             keys = [str(self.image_key), str(self.text_key)]
             mark = digest("table", file, keys)
-            self._table = cached(mark, _SCHEMA, _renamed(batches_of(file, keys), keys))
+            batches = _renamed(batches_of(file, keys), keys)
+            self._images, self._texts = cached(mark, _SCHEMA, batches)
         except _UNREADABLE as error:
             raise ValueError(f"{self.path} cannot be read as a table in UTF-8. {error}") from error
         if not len(self):
@@ -62,14 +63,14 @@ class TableSource(FileSource):
     def _find_columns(self, names: list[str]) -> None:
         if not names:
             raise ValueError(f"{self.path} is empty: expected a table with an image and a text.")
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             several = ", ".join(map(repr, twice))
             raise ValueError(f"{self.path} names several columns {several}. Rename all but one.")
         self._find_keys(names)
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return len(self._images)
 
     def _is_remote(self) -> bool:
         return "://" in self._image(0)
@@ -78,10 +79,10 @@ class TableSource(FileSource):
         return f"{self.path}, row {i + 1}: {self._image(i)}"
 
     def _image(self, i: int) -> str:
-        return joined(parent(self.path), self._table.column("image")[i].as_py())
+        return joined(parent(self.path), self._images[i].as_py())
 
     def _read(self, i: int) -> Example:
-        return {"image": read(self._image(i)), "text": self._table.column("text")[i].as_py()}
+        return {"image": read(self._image(i)), "text": self._texts[i].as_py()}
 
 
 def is_table(name: str) -> bool:
@@ -130,7 +131,9 @@ def _csv_rows(file: File) -> Iterator[tuple[list[str], Any]]:
         io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines,
     ):
         first = lines.readline()
-        delimiter = "\t" if first.count("\t") > first.count(",") else ","  # OpenCLIP's have tabs
+        # OpenCLIP's have tabs, however they are named.
+        tabs = ending(file.name) == "tsv" or first.count("\t") > first.count(",")
+        delimiter = "\t" if tabs else ","
         reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
         yield next(reader, []), reader
 
@@ -194,14 +197,25 @@ def _json_batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
         raise pa.ArrowInvalid(f"After {count} rows: {error}") from error
 
 
-def _parquet_columns(file: File) -> list[str]:
+@contextlib.contextmanager
+def _parquet(file: File) -> Iterator[pyarrow.parquet.ParquetFile]:
     with _stream(file) as stream:
-        return pyarrow.parquet.read_schema(stream).names
+        try:
+            yield pyarrow.parquet.ParquetFile(stream)
+        except OSError as error:
+            if error.errno is not None:  # the file system's own
+                raise
+            raise pa.ArrowInvalid(str(error)) from error
+
+
+def _parquet_columns(file: File) -> list[str]:
+    with _parquet(file) as table:
+        return table.schema_arrow.names
 
 
 def _parquet_batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
-    with _stream(file) as stream:
-        yield from pyarrow.parquet.ParquetFile(stream).iter_batches(columns=keys)
+    with _parquet(file) as table:
+        yield from table.iter_batches(columns=keys)
 
 
 # What the readers raise for a file that is not whole, or is something else.

@@ -1,9 +1,12 @@
 """A data set that TFDS has prepared, from its ArrayRecord or its TFRecord files, as stored."""
 
+import glob
+import os
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import decode, file_adapters
+from tensorflow_datasets.core import decode
+from tensorflow_datasets.core.file_adapters import FileFormat
 
 from .._types import PathLike
 from ._files import digest, files_in, joined, marks, normalized
@@ -55,12 +58,17 @@ def _whole(
 ) -> FileSource:
     """All examples of a split."""
     info: Any = builder.info.splits[split]
-    template = info.filename_template
-    if builder.info.file_format == file_adapters.FileFormat.TFRECORD:
+    template, form = info.filename_template, builder.info.file_format
+    if form == FileFormat.TFRECORD:
         names = f"{template.dataset_name}-{split}.{template.filetype_suffix}-*"
-        source = TFRecordSource(joined(path, names), image_key, text_key)
-    else:
+        source = TFRecordSource(joined(glob.escape(path), names), image_key, text_key)
+    elif form == FileFormat.ARRAY_RECORD:
         source = ArrayRecordSource(f"{path}#{split}", image_key, text_key)
+    else:
+        raise ValueError(
+            f"{path} holds {form.value if form else 'unknown'} files, which cannot be read one "
+            "example at a time: prepare it with `file_format='array_record'`."
+        )
     if len(source) != info.num_examples:
         raise ValueError(
             f"{path} should hold {info.num_examples} examples of {split!r}; its files hold "
@@ -77,6 +85,7 @@ class ArrayRecordSource(FileSource):
     def _open(self) -> str:
         folder, split = self.path.rsplit("#", 1)
         builder: Any = tfds.builder_from_directory(folder)
+        _check_shards(builder.info.splits[split])
         raw = decode.DeserializeMethod.RAW_BYTES
         self._records = builder.as_data_source(split, deserialize_method=raw)
         return digest(split, marks(files_in(folder)))
@@ -88,4 +97,21 @@ class ArrayRecordSource(FileSource):
         return f"{self.path}, record {i}"
 
     def _read(self, i: int) -> Example:
-        return example_of(parse_example(self._records[i]), str(self.image_key), str(self.text_key))
+        try:
+            record = self._records[i]
+        except RuntimeError as error:
+            raise ValueError(f"The record is damaged. {error}") from error
+        return example_of(parse_example(record), str(self.image_key), str(self.text_key))
+
+
+def _check_shards(split: Any) -> None:
+    """Raises `ValueError` for a file that is missing or cut short, which TFDS meets in reading."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for file, expected in zip(split.filepaths, split.shard_lengths, strict=True):
+        count = ArrayRecordReader(os.fspath(file)).num_records()
+        if count != expected:
+            raise ValueError(
+                f"{os.fspath(file)} should hold {expected} examples; {count} can be read. Copy or "
+                "prepare it again."
+            )

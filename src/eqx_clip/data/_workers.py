@@ -1,11 +1,15 @@
 """Worker processes that fill batches in shared memory. They start no JAX backend."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
+import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -48,6 +52,11 @@ class Workers:
         pixels: tuple[int, ...],
         tokens: tuple[int, ...],
     ):
+        if getattr(sys.modules["__main__"], "__file__", None) == "<stdin>":
+            raise ValueError(
+                "Workers import the program's file, and this program comes from standard input: "
+                "save it to a file, or use `num_workers=0`."
+            )
         try:
             pickled = pickle.dumps(loader)
         except Exception as error:
@@ -64,21 +73,31 @@ class Workers:
         )
 
     def fill(self, slot: int, rows: slice, epoch: int, indices: np.ndarray) -> Future:
-        return self._pool.submit(_fill, slot, rows, epoch, indices)
+        with _explained():
+            return self._pool.submit(_fill, slot, rows, epoch, indices)
 
     def result(self, future: Future) -> Any:
-        try:
+        with _explained():
             return future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "A worker process ended. If the program is a script, what it does must stand below "
-                '`if __name__ == "__main__":`, since workers import it. Otherwise something '
-                "stopped the worker: look for 'out of memory' in the system's log."
-            ) from error
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "A worker process ended. If the program is a script, what it does must stand below "
+            '`if __name__ == "__main__":`, since workers import it. Otherwise something '
+            "stopped the worker: look for 'out of memory' in the system's log."
+        ) from error
+
+
+# Seconds that a worker goes on after it was told to end, by the pool, too, when another one died.
+_GRACE = 10
 
 # What a worker process works with: the pickled loader and the slots, then loader and arrays.
 _pickled: bytes
@@ -90,8 +109,31 @@ def _start(pickled: bytes, slots: Slots) -> None:
     global _pickled, _slots
     _pickled, _slots = pickled, slots
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the main process's to answer
+    signal.signal(signal.SIGTERM, _end_soon)
     jax.config.update("jax_platforms", "cpu")  # should something ask for a device after all
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _keep_freed_memory()
+
+
+def _end_soon(*_: Any) -> None:
+    """A machine that is taken away tells all processes: the main one still saves its state."""
+    timer = threading.Timer(_GRACE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def _keep_freed_memory() -> None:
+    """Lets each image lie in the memory of the one before.
+
+    Otherwise its pages go back to the system and are asked for anew, a quarter of all time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    mmap_threshold, trim_threshold = -3, -1  # as malloc.h numbers them
+    mallopt(mmap_threshold, 32 << 20)  # what is smaller comes from the heap; Pillow's have 16 MB
+    mallopt(trim_threshold, 128 << 20)  # what the heap keeps: 12 megapixels and their crop
 
 
 def _end_with_parent() -> None:
@@ -103,7 +145,21 @@ def _end_with_parent() -> None:
 
 def _fill(slot: int, rows: slice, epoch: int, indices: np.ndarray) -> Any:
     global _state
-    if _state is None:  # here and not in `_start`, whose errors do not reach the user
-        _state = pickle.loads(_pickled), _slots.arrays()
-    loader, (pixels, tokens) = _state
-    return loader.fill(epoch, indices, pixels[slot, rows], tokens[slot, rows])
+    try:
+        if _state is None:  # here and not in `_start`, whose errors do not reach the user
+            _state = pickle.loads(_pickled), _slots.arrays()
+        loader, (pixels, tokens) = _state
+        return loader.fill(epoch, indices, pixels[slot, rows], tokens[slot, rows])
+    except Exception as error:
+        if _travels(error):
+            raise
+        words = "".join(traceback.format_exception_only(error)).strip()
+        raise RuntimeError(f"A worker failed. {words}") from error
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an error, of whatever class, can be sent to another process."""
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        return False
