@@ -1,7 +1,11 @@
-"""Training: state, step, optimizer and schedules. Knows nothing of data."""
+"""Training: state, step, optimizer, schedules, checkpoints, processes. Knows nothing of data."""
 
+from ._checkpoint import Checkpointer as Checkpointer
+from ._distributed import initialize as initialize
 from ._optimizer import adamw as adamw
 from ._optimizer import weight_decay_mask as weight_decay_mask
+from ._preemption import Preemption as Preemption
+from ._save_schedule import SaveSchedule as SaveSchedule
 from ._schedule import constant_schedule as constant_schedule
 from ._schedule import cooldown_schedule as cooldown_schedule
 from ._schedule import cosine_schedule as cosine_schedule
@@ -10,3 +14,4 @@ from ._state import init_state as init_state
 from ._step import Batch as Batch
 from ._step import Metrics as Metrics
 from ._step import make_train_step as make_train_step
+from ._watchdog import Watchdog as Watchdog
