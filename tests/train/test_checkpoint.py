@@ -223,6 +223,16 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         Checkpointer(tmp_path).restore(state)
 
 
+def test_values_that_are_not_those_that_were_saved_are_refused(tmp_path):
+    saved(tmp_path)
+    about = tmp_path / "4" / "about" / "metadata"
+    text = about.read_text()
+    about.write_text(re.sub(r'("weights": )\d+', r"\g<1>1", text))
+    assert about.read_text() != text
+    with pytest.raises(ValueError, match=r"the values of \['weights'\] are not those"):
+        Checkpointer(tmp_path).restore(small_state())
+
+
 def test_a_checksum_depends_on_every_word_and_its_place():
     array = np.random.default_rng(0).standard_normal((3, 5, 2)).astype(np.float32)
     other, swapped = array.copy(), array.copy()

@@ -93,17 +93,18 @@ class Checkpointer:
         """Begins to save `state` as that of `step`; it may be donated at once.
 
         Waits for the save before. Does nothing if this object has saved or restored that very step.
-        Raises `ValueError` for a leaf that is no array, and where the folder holds a later
-        checkpoint, which this one's history does not lead to.
+        Raises `ValueError` for a leaf that is no array, where the folder holds a later checkpoint,
+        which is of another history, and where processes do not share the folder; `OSError` where
+        the folder cannot be made. Saving step 0 finds these before training.
         """
         if step == self._step:
             return
         leaves = named_leaves(state)
         self._finish()
+        manager = self._manager = self._manager or self._disk.writer(self.keep)
+        self._check_order(step, manager.latest_step())
+        arrays = _data(leaves)
         try:
-            manager = self._manager = self._manager or self._disk.writer(self.keep)
-            self._check_order(step, manager.latest_step())
-            arrays = _data(leaves)
             manager.write(step, arrays, self._about(leaves, arrays))
         except OSError as error:
             self._failed(step, error)
