@@ -287,6 +287,75 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["1", "4"]
 
 
+def test_a_disk_that_is_full_from_the_first_byte_on_is_told_and_tried_again(
+    tmp_path, monkeypatch, caplog
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    checkpointer = Checkpointer(saved(tmp_path))
+    checkpointer.restore(small_state())
+    with monkeypatch.context() as patch:
+        patch.setattr("eqx_clip.train._orbax.Manager.write", full)
+        checkpointer.save(5, small_state())
+    assert "step 5 was not saved" in caplog.text and "good one is of step 4" in caplog.text
+    with pytest.raises(RuntimeError, match="No space left on device"):
+        checkpointer.wait()
+    checkpointer.save(6, small_state())
+    checkpointer.close()
+    assert checkpointer.latest() == 6
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        Checkpointer(tmp_path / "file" / "run").save(0, small_state())
+
+
+KILLED = """
+import hashlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from eqx_clip.train import Checkpointer
+
+step = jax.jit(lambda weights: weights * 1.01 + jnp.roll(weights, 1), donate_argnums=0)
+with Checkpointer(sys.argv[1], keep=2) as checkpointer:
+    weights, latest = jnp.arange(2_000_000.0), checkpointer.latest() or 0
+    if latest:
+        weights = checkpointer.restore(weights)
+    for number in range(latest + 1, 9):
+        weights = step(weights)
+        print("step", number, flush=True)
+        if number % 2 == 0:
+            checkpointer.save(number, weights)
+            print("saving", number, flush=True)
+print(hashlib.sha256(np.asarray(weights).tobytes()).hexdigest(), latest)
+"""
+
+
+def killed_run(folder, mark=None):
+    """What a run printed last, or nothing if it was killed after it printed `mark`."""
+    command = [sys.executable, "-c", KILLED, folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        line = ""
+        for line in process.stdout:
+            if line == mark:
+                process.kill()
+                return ""
+    assert process.returncode == 0
+    return line
+
+
+def test_a_run_that_is_killed_ends_at_the_bits_of_one_that_is_not(tmp_path):
+    """Killed in training and in a save; `benchmarks/kill.py` does it at 20 random moments."""
+    expected, _ = killed_run(tmp_path / "whole").split()
+    for mark in ("step 5\n", "saving 4\n"):
+        folder = tmp_path / mark.replace(" ", "-").strip()
+        killed_run(folder, mark)
+        state, resumed_at = killed_run(folder).split()
+        assert state == expected
+        assert resumed_at in ("2", "4")
+
+
 def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     monkeypatch.delitem(sys.modules, "eqx_clip.train._orbax", raising=False)

@@ -229,13 +229,16 @@ def test_a_killed_peer_ends_the_run_and_is_named(tmp_path, victim, told):
 
 
 RAISE = """
-for number in range(1, 100_000):
-    state = step(state)
-    jax.block_until_ready(state)
-    if number == 2:
-        ready()
-    if number == 10 and me == 1:
-        raise ValueError("bad record 17")
+with Checkpointer(folder) as checkpointer:
+    for number in range(1, 100_000):
+        state = step(state)
+        jax.block_until_ready(state)
+        if number == 2:
+            ready()
+        if number == 10:
+            checkpointer.save(number, state)
+            if me == 1:
+                raise ValueError("bad record 17")
 """
 
 

@@ -5,7 +5,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +228,7 @@ class Checkpointer:
             )
         return chosen
 
-    def _read(self, step: int, read: Any) -> Any:
+    def _read(self, step: int, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             return read()
         except Exception as error:  # Orbax's and TensorStore's errors are of many types
