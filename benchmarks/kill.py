@@ -90,10 +90,12 @@ def finish(folder: Path, cache: Path) -> dict[str, str]:
 def timed(folder: Path, cache: Path) -> tuple[float, float]:
     """Seconds from the first step to the last of an uninterrupted run, and of its last save."""
     times, told = [], {}
-    for kind, value in lines(start(folder, cache)):
+    process = start(folder, cache)
+    for kind, value in lines(process):
         told[kind] = value
         if kind == "step":
             times.append(time.perf_counter())
+    process.wait()
     return times[-1] - times[0], float(told["waited"])
 
 
