@@ -26,6 +26,8 @@ LAYERS = [
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
     {"_openclip", "_registry", "_hub", "train._optimizer", "train._schedule"},
+    {"train._distributed", "train._leaves", "train._orbax", "train._preemption"},
+    {"train._checkpoint", "train._save_schedule", "train._watchdog"},
     {"_load", "_save", "_zero_shot", "train._state"},
     {"_inference", "train._step"},
 ]
