@@ -44,7 +44,7 @@ def main(port: str, process: int, folder: str) -> None:
         results[last] = train.validate(sharded_step, everywhere, parts, batch_size=4)
     found = open_classes(folder)
     here = train.on_one_device(everywhere)
-    classifier = image_means(here, found)[[1, 0, 2]]
+    classifier = image_means(here, found)[[0, 2, 1]]
     results["accuracy"] = train.zero_shot_accuracy(here, found.images, found.labels, classifier)
     print(json.dumps(results), flush=True)
 

@@ -160,10 +160,27 @@ def test_the_loss_in_chunks_is_that_of_the_whole_batch(model):
     assert max(losses) - min(losses) < 1e-6
 
 
+def test_features_in_half_precision_are_compared_in_float32(model):
+    def half_step(model, batch):
+        image, text = eval_step(model, batch)
+        return image.astype(jnp.bfloat16), text.astype(jnp.bfloat16)
+
+    def rounded_step(model, batch):
+        image, text = half_step(model, batch)
+        return np.asarray(image, np.float32), np.asarray(text, np.float32)
+
+    parts = random_batches(model, [4, 2])
+    ours, rounded = (
+        train.validate(step, model, parts, batch_size=4) for step in (half_step, rounded_step)
+    )
+    assert ours == rounded
+
+
 def test_mistakes_in_validation_are_told(model):
     parts = random_batches(model, [4])
-    with pytest.raises(ValueError, match="gave no batch"):
-        train.validate(eval_step, model, [], batch_size=4)
+    for nothing in ([], random_batches(model, [0])):
+        with pytest.raises(ValueError, match="gave no example"):
+            train.validate(eval_step, model, nothing, batch_size=4)
     with pytest.raises(ValueError, match="4 rows on this process; expected at most 2"):
         train.validate(eval_step, model, parts, batch_size=2)
     with pytest.raises(ValueError, match=r"has \(4, 24\); expected its 8 rows"):
@@ -318,6 +335,6 @@ def test_two_processes_get_the_numbers_of_one(model, classes):
         expected = train.validate(eval_step, model, random_batches(model, [4, last]), batch_size=4)
         assert ours[str(last)] == pytest.approx(expected, abs=1e-5)
     found = open_classes(classes)
-    classifier = image_means(model, found)[[1, 0, 2]]
+    classifier = image_means(model, found)[[0, 2, 1]]
     accuracy = train.zero_shot_accuracy(model, found.images, found.labels, classifier)
     assert ours["accuracy"] == accuracy == {"top1": 4 / 12}

@@ -108,6 +108,12 @@ def _of_tfds(
         examples = builder.as_data_source(split, decoders=decoders)
     except (AssertionError, ValueError) as error:  # AssertionError: a notation it does not know
         raise ValueError(f"{folder} has no split {split!r}. {error}") from error
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{folder} was prepared in files of another format than ArrayRecord, without access at "
+            "random. Prepare it again: `tfds.builder(name, data_dir=a_new_folder, "
+            "file_format='array_record').download_and_prepare()`."
+        ) from error
     labels = [examples[i][label_key] for i in range(len(examples))]
     names = builder.info.features[label_key].names
     return _Column(examples, image_key), np.array(labels, np.int64), list(names)
@@ -123,7 +129,7 @@ class _Column(Sequence):
         return len(self._examples)
 
     def __getitem__(self, i: Any) -> Any:
-        return self._examples[i][self._name]
+        return self._examples[range(len(self))[i]][self._name]  # whose IndexError ends a loop
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -50,8 +50,6 @@ class Console:
             self._bar.update(step + 1 - self._bar.n)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        if self._process:
-            return
         if "loss" not in metrics:
             self.write(f"step {step}: {', '.join(_others(metrics))}")
         elif self._bar is not None:

@@ -98,8 +98,10 @@ def _draw_loss(axes: Any, lines: list[dict[str, Any]], loss: Series) -> None:
     axes.plot(*loss, color=_BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(loss.steps, smooth, color=_BLUE, linewidth=2, marker=_marker(loss), label="training")
     if len(validation.steps):
-        axes.plot(*validation, color=_RED, marker="o", markersize=4, label="validation")
-        axes.legend(frameon=False, loc="upper right")
+        axes.plot(
+            *validation, color=_RED, marker="o", markersize=4, label="validation", clip_on=False
+        )
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
     if len(chance.steps):
         _draw_chance(axes, chance, loss.steps)
     _mark_not_finite(axes, loss)
@@ -127,7 +129,7 @@ def _mark_not_finite(axes: Any, loss: Series) -> None:
     steps = loss.steps[~np.isfinite(loss.values)]
     if len(steps):
         axes.plot(steps, np.full(len(steps), 0.02), "|", color=_RED, transform=_rug(axes))
-        note = f"not finite at {len(steps):,} steps, the first {steps[0]:,}"
+        note = f"steps whose loss is not finite: {len(steps):,}, the first {steps[0]:,}"
         axes.annotate(note, (0.02, 0.04), xycoords="axes fraction", color=_RED)
 
 
@@ -146,6 +148,11 @@ def _scale(axes: Any, loss: Series, drawn: np.ndarray) -> None:
     margin = 0.05 * (high - low) or 0.5
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(loss.steps[0], max(loss.steps[-1], loss.steps[0] + 1))
+    _tidy(axes)
+
+
+def _tidy(axes: Any) -> None:
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.2)
 
@@ -158,12 +165,17 @@ def _summary(loss: Series, smooth: np.ndarray, validation: Series) -> str:
 
 
 def _draw_panel(axes: Any, values: Series, name: str) -> None:
-    axes.plot(*values, color=_BLUE, linewidth=1.2, marker=_marker(values))
     axes.set_title(_PANELS[name], loc="left", fontsize=11)
-    if name == "grad_norm" and (values.values > 0).any():
-        axes.set_yscale("log")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.2)
+    if name == "grad_norm":
+        axes.plot(*values, color=_BLUE, alpha=0.25, linewidth=0.8)
+        values = Series(values.steps, smoothed(values.values))
+        if (values.values > 0).any():
+            axes.set_yscale("log", subs=[])
+            axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+            axes.yaxis.set_major_formatter("{x:g}")
+    axes.plot(*values, color=_BLUE, linewidth=1.5, marker=_marker(values))
+    axes.locator_params(axis="x", nbins=5)
+    _tidy(axes)
 
 
 def _marker(values: Series) -> str:

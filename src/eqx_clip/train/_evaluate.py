@@ -1,5 +1,6 @@
 """The loss and retrieval of a whole validation set."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -34,8 +35,9 @@ def validate(
     **Arguments:**
 
     - `eval_step`: `eval_step(model, batch)` gives unit features of images and of texts, (rows,
-      embed) each. Its batch is this process's rows of a global batch, `{"image": ..., "tokens":
-      ...}`. Features over several processes must be sharded over their rows as the batch is.
+      embed) each. Its batch is this process's rows, `{"image": ..., "tokens": ...}`. On a mesh:
+      `lambda model, batch: eval_step(model, global_batch(batch, mesh))`; the features must then be
+      spread over the mesh by their rows, as the batch is.
     - `batches`: this process's part of each batch, such as `eqx_clip.data.batches(...,
       shuffle=False, epochs=1, drop_remainder=False)` gives: `batch_size / processes` rows, or in
       the last batch fewer, or none. All processes must have equally many batches.
@@ -49,7 +51,7 @@ def validate(
     processes return the same.
 
     Every process keeps all features in its memory, and computes on its first device; each device
-    must be able to hold them. Raises `ValueError` for no batches, for a part larger than a
+    must be able to hold them. Raises `ValueError` for no example, for a part larger than a
     process's share of `batch_size`, and for features that are not finite.
     """
     rows = _rows_of_a_process(batch_size)
@@ -61,13 +63,14 @@ def validate(
         features.append(eval_step(model, part))
         if len(features) > 1:  # the devices compute this batch while the one before is fetched
             features[-2] = _fetched(features[-2], rows)
-    if not features:
-        raise ValueError("There is nothing to validate on: `batches` gave no batch.")
-    features[-1] = _fetched(features[-1], rows)
-    gathered = _gathered(features, counts)
+    if features:
+        features[-1] = _fetched(features[-1], rows)
+    gathered = _gathered(features, counts) if features else []
+    if not gathered:
+        raise ValueError("There is nothing to validate on: `batches` gave no example.")
     image_features, text_features = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
     check_features(image_features, text_features)
-    scale = float(np.exp(np.asarray(model.logit_scale)))
+    scale = math.exp(float(np.asarray(model.logit_scale)))
     losses = [_loss(pair, scale, chunk_size) for pair in gathered]
     sizes = [len(images) for images, _ in gathered]
     return {
@@ -114,7 +117,7 @@ def _rows_here(features: AnyArray, rows: int) -> np.ndarray:
             f"{here.shape}; expected its {rows} rows of the batch: they must be sharded over their "
             "rows as the batch is."
         )
-    return here
+    return np.asarray(here, jnp.promote_types(here.dtype, jnp.float32))
 
 
 def _gathered(features: list[Pair], counts: list[int]) -> list[Pair]:
