@@ -102,7 +102,8 @@ def _of_tfds(
     builder: Any = tfds.builder_from_directory(folder)
     image_key, label_key = key_of(builder, "image"), key_of(builder, "label", label_key)
     if split is None:
-        raise ValueError(f"{folder} has the splits {_listed(builder.info.splits)}: pass `split=`.")
+        splits = _listed(sorted(builder.info.splits))
+        raise ValueError(f"{folder} has the splits {splits}: pass `split=`.")
     try:
         decoders = {image_key: tfds.decode.SkipDecoding()}
         examples = builder.as_data_source(split, decoders=decoders)
