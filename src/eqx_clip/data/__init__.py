@@ -5,6 +5,8 @@ from ._batches import batches as batches
 from ._builders import CSVBuilder as CSVBuilder
 from ._builders import TFRecordBuilder as TFRecordBuilder
 from ._builders import WebDatasetBuilder as WebDatasetBuilder
+from ._classes import LabelledImages as LabelledImages
+from ._classes import open_classes as open_classes
 from ._open import open_source as open_source
 from ._report import Report as Report
 from ._report import examine as examine

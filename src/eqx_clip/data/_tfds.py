@@ -30,7 +30,7 @@ def open_tfds(
         parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
     except AssertionError as error:  # how TFDS answers to a notation that it does not know
         raise ValueError(f"{path} has no {split!r}. {error}") from error
-    keys = _key(builder, "image", image_key), _key(builder, "text", text_key)
+    keys = key_of(builder, "image", image_key), key_of(builder, "text", text_key)
     sources = []
     for part in parts:
         source = _whole(builder, path, part.splitname, *keys)
@@ -38,8 +38,13 @@ def open_tfds(
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
-def _key(builder: tfds.core.DatasetBuilder, what: str, given: str | None) -> str:
-    kind = {"image": tfds.features.Image, "text": tfds.features.Text}[what]
+def key_of(builder: tfds.core.DatasetBuilder, what: str, given: str | None = None) -> str:
+    """The feature that is given, or the only one, for an "image", a "text" or a "label"."""
+    kind = {
+        "image": tfds.features.Image,
+        "text": tfds.features.Text,
+        "label": tfds.features.ClassLabel,
+    }[what]
     features: Any = builder.info.features
     candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
     chosen = candidates if given is None else [name for name in candidates if name == given]

@@ -1,16 +1,25 @@
 """Training: state, step, optimizer, schedules, checkpoints, processes. Knows nothing of data."""
 
+from ._checkpoint import Checkpointer as Checkpointer
+from ._console import Console as Console
+from ._curves import draw_curves as draw_curves
+from ._distributed import initialize as initialize
+from ._evaluate import EvalStep as EvalStep
+from ._evaluate import validate as validate
 from ._forward import Batch as Batch
 from ._groups import layer_rates as layer_rates
 from ._groups import trainable as trainable
+from ._log import JSONLines as JSONLines
+from ._log import Logger as Logger
+from ._log import TensorBoard as TensorBoard
+from ._log import WandB as WandB
+from ._log import read_lines as read_lines
+from ._meter import Meter as Meter
 from ._optimizer import adamw as adamw
 from ._optimizer import weight_decay_mask as weight_decay_mask
 from ._precision import LossScale as LossScale
-from ._checkpoint import Checkpointer as Checkpointer
-from ._distributed import initialize as initialize
-from ._optimizer import adamw as adamw
-from ._optimizer import weight_decay_mask as weight_decay_mask
 from ._preemption import Preemption as Preemption
+from ._retrieval import retrieval_metrics as retrieval_metrics
 from ._save_schedule import SaveSchedule as SaveSchedule
 from ._schedule import constant_schedule as constant_schedule
 from ._schedule import cooldown_schedule as cooldown_schedule
@@ -22,3 +31,5 @@ from ._step import TrainStep as TrainStep
 from ._step import make_eval_step as make_eval_step
 from ._step import make_train_step as make_train_step
 from ._watchdog import Watchdog as Watchdog
+from ._zero_shot_accuracy import on_one_device as on_one_device
+from ._zero_shot_accuracy import zero_shot_accuracy as zero_shot_accuracy

@@ -1,0 +1,113 @@
+"""What a person sees of training: a bar on a terminal, lines in a file."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from .._types import Count
+from ._log import Metrics
+
+
+class Console:
+    """A progress bar with the loss, images/s, the share of data wait, and the remaining time.
+
+    On the first process only: on others only `error` prints. Where the stream is no terminal, such
+    as the log of a batch system, each `log` prints a line in place of the bar. Metrics that are not
+    training's own, `"val/loss"` and the like, are printed above the bar when they are logged
+    without a `"loss"`.
+    """
+
+    def __init__(
+        self,
+        total_steps: Count,
+        *,
+        start_step: Count = 0,
+        stream: Any = None,
+        process_index: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """**Arguments:**
+
+        - `total_steps`: of the whole run, `start_step`, where this one goes on, included.
+        - `stream`: a text file to print to, by default the error stream.
+        - `process_index`: by default JAX's.
+        - `clock`: tells the time in seconds, for the lines.
+        """
+        self._stream = sys.stderr if stream is None else stream
+        self._process = jax.process_index() if process_index is None else process_index
+        self._total, self._start, self._clock = total_steps, start_step, clock
+        self._started = clock()
+        self._bar = None
+        if self._process == 0 and self._stream.isatty():
+            self._bar = _bar(total_steps, start_step, self._stream)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar: the step of that number, counted from 0, is taken."""
+        if self._bar is not None:
+            self._bar.update(step + 1 - self._bar.n)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        if "loss" not in metrics:
+            self.write(f"step {step}: {', '.join(_others(metrics))}")
+        elif self._bar is not None:
+            self._bar.set_postfix_str(", ".join(_progress(metrics)), refresh=False)
+            self.advance(step)
+        else:
+            done = f"step {step + 1:,}/{self._total:,}"
+            self.write(", ".join([done, *_progress(metrics), f"{self._remaining(step)} left"]))
+
+    def write(self, text: str) -> None:
+        """A line, above the bar, by the first process."""
+        if not self._process:
+            self._print(text)
+
+    def error(self, text: str) -> None:
+        """A line by whichever process, and which that is."""
+        self._print(f"process {self._process}: {text}" if self._process else text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _remaining(self, step: int) -> str:
+        from tqdm import tqdm
+
+        each = (self._clock() - self._started) / (step + 1 - self._start)
+        return tqdm.format_interval(each * (self._total - step - 1))
+
+
+def _bar(total_steps: int, start_step: int, stream: Any) -> Any:
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread of its own
+
+    return Bar(
+        total=total_steps,
+        initial=start_step,
+        file=stream,
+        dynamic_ncols=True,
+        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+    )
+
+
+def _progress(metrics: Metrics) -> Iterator[str]:
+    yield f"loss {float(metrics['loss']):.4g}"
+    if "images_per_second" in metrics:
+        yield f"{float(metrics['images_per_second']):,.0f} images/s"
+    if "data_wait" in metrics:
+        yield f"data wait {float(metrics['data_wait']):.0%}"
+
+
+def _others(metrics: Metrics) -> Iterator[str]:
+    for name, value in metrics.items():
+        yield f"{name} {float(value):.4g}"

@@ -1,0 +1,121 @@
+"""Labelled images: folders of classes, and what TFDS prepared."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from eqx_clip.data import open_classes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in (
+        "golden_retriever/1.JPEG",
+        "golden_retriever/sub/0.png",
+        "cat/a.webp",
+        "cat/b.txt",
+    ):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != ".txt":
+            Image.new("RGB", (4, 4)).save(path)
+    (tmp_path / "set" / "readme.md").write_text("")
+    (tmp_path / "set" / ".cache").mkdir()
+    return tmp_path / "set"
+
+
+def test_sub_folders_are_classes(folder):
+    images, labels, names = open_classes(str(folder))
+    assert [str(path.relative_to(folder)) for path in images] == [
+        "cat/a.webp",
+        "golden_retriever/1.JPEG",
+        "golden_retriever/sub/0.png",
+    ]
+    np.testing.assert_array_equal(labels, [0, 1, 1])
+    assert labels.dtype == np.int64 and names == ("cat", "golden retriever")
+
+
+def test_names_may_be_given_in_the_order_of_the_folders(folder):
+    assert open_classes(folder, class_names=(x for x in ["Cat", "Dog"])).class_names == (
+        "Cat",
+        "Dog",
+    )
+    with pytest.raises(ValueError, match="2 classes, cat, golden_retriever; got 1 names, Cat"):
+        open_classes(folder, class_names=["Cat"])
+
+
+def test_folders_that_are_no_classes_are_told(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"There is no folder .*nowhere"):
+        open_classes(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"two classes or more.*has sub"):
+        open_classes(folder / "golden_retriever")
+    with pytest.raises(ValueError, match="has no sub-folder"):
+        open_classes(folder / "cat")
+    with pytest.raises(ValueError, match=r"no `split`, and the folder.*set/val"):
+        open_classes(folder, split="val")
+    (folder / "cat" / "a.webp").unlink()
+    with pytest.raises(ValueError, match=r"class 'cat' has no image in .*cat: add some"):
+        open_classes(folder)
+
+
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(names=["number_zero", "one", "two"]),
+            "parity": tfds.features.ClassLabel(names=["even", "odd"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(12), "test": self._generate_examples(6)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            stream = io.BytesIO()
+            Image.new("RGB", (8, 6), (80 * (i % 3), i, 0)).save(stream, "PNG")
+            stream.seek(0)
+            yield i, {"image": stream, "label": i % 3, "parity": i % 2}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    builder = Digits(data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+@pytest.mark.parametrize("split", ["test", "train[:50%]"])
+def test_what_tfds_prepared_gives_encoded_images_and_its_names(prepared, split):
+    images, labels, names = open_classes(prepared, split=split, label_key="label")
+    assert len(images) == len(labels) == 6 and names == ("number zero", "one", "two")
+    for image, label in zip(images, labels, strict=True):
+        assert np.asarray(Image.open(io.BytesIO(image)))[0, 0, 0] == 80 * label
+    parity = open_classes(prepared, split=split, label_key="parity", class_names=["E", "O"])
+    assert parity.class_names == ("E", "O") and set(parity.labels) == {0, 1}
+
+
+def test_mistakes_about_what_tfds_prepared_are_told(prepared):
+    with pytest.raises(ValueError, match=r"parity \(ClassLabel\).*Pass `label_key=`"):
+        open_classes(prepared, split="test")
+    with pytest.raises(ValueError, match="has the splits test, train: pass `split=`"):
+        open_classes(prepared, label_key="label")
+    with pytest.raises(ValueError, match="no split 'valid'"):
+        open_classes(prepared, split="valid", label_key="label")
+
+
+def test_tfrecord_files_of_tfds_are_refused_with_the_remedy(prepared, tmp_path):
+    folder = tmp_path / "digits" / "1.0.0"
+    folder.mkdir(parents=True)
+    for path in prepared.iterdir():
+        (folder / path.name).write_bytes(
+            path.read_bytes().replace(b'"array_record"', b'"tfrecord"')
+        )
+    with pytest.raises(ValueError, match="file_format='array_record'"):
+        open_classes(folder, split="test", label_key="label")
