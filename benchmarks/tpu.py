@@ -42,8 +42,10 @@ def devices_of(topology: str) -> Sequence[Any]:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
+    # A v4 chip's two cores are one device to JAX, as its successors' are, but not by default here.
+    chip = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        return topologies.get_topology_desc(topology, platform="tpu").devices
+        return topologies.get_topology_desc(topology, platform="tpu", **chip).devices
     except Exception as error:
         raise SystemExit(
             f"No topology {topology!r}: {error}\nExpected such as v4:2x2x2, v5e:4x4, v6e:4x8, and "

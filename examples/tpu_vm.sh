@@ -8,12 +8,12 @@ usage() {
 Trains CLIP on a Cloud TPU pod slice: creates the slice, installs this checkout on each of its
 workers, runs examples/train.py on all of them, and deletes the slice, also where something failed.
 
-    BUCKET=my-bucket examples/tpu_vm.sh [--dry-run]
-    examples/tpu_vm.sh [--dry-run] -- --train-path gs://my-bucket/train --model-name vit-base-patch16 ...
+    BUCKET=my-bucket examples/tpu_vm.sh [--dry-run] [-- options of examples/train.py]
+    examples/tpu_vm.sh [--dry-run] -- all options of examples/train.py
 
-What stands after -- are the options of examples/train.py. Without any it trains vit-base-patch32
-for 30 epochs, in batches of 1024, on the TFRecords in gs://BUCKET/train_tfrecords/, with
-gs://BUCKET/valid_tfrecords/ held out and checkpoints in gs://BUCKET/checkpoints/.
+With BUCKET, vit-base-patch32 is trained for 30 epochs, in batches of 1024, on the TFRecords in
+gs://BUCKET/train_tfrecords/; gs://BUCKET/valid_tfrecords/ are held out, checkpoints go to
+gs://BUCKET/checkpoints/. Options after -- are added, and win. Without BUCKET they are all there is.
 
     --dry-run   print each command and run none; what is printed can be run by bash
     --help      print this
@@ -25,18 +25,18 @@ Variables of the environment, and what they are where not set:
     ZONE        one that has the type; best the region of the bucket
     NAME        eqx-clip, the name of the slice
     PROJECT     gcloud's own setting
-    BUCKET      none: the bucket of the default options, which these ask for
+    BUCKET      none: where data and checkpoints are, for the options above
     KEEP        0; 1 keeps the slice at the end, and trains on the slice of this NAME if there is one
 
-After a preemption or a lost connection, the same command with `--resume-from-checkpoint latest`
-among the options goes on. gcloud reaches the workers of a slice only with its key in an SSH agent:
+After a preemption or a lost connection, the same command goes on with one more option:
+`--resume-from-checkpoint latest`. gcloud reaches the workers of a slice only with its key in an SSH agent:
 
     eval "$(ssh-agent)" && ssh-add ~/.ssh/google_compute_engine
 EOF
 }
 
 main() {
-    dry_run=0 created=0 folder=${TMPDIR:-/tmp}
+    dry_run=0 there=0 folder=${TMPDIR:-/tmp}
     read_arguments "$@"
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     label=$(date +%Y%m%d-%H%M%S)-$$
@@ -64,18 +64,16 @@ read_arguments() {
     done
     NAME=${NAME:-eqx-clip} TYPE=${TYPE:-v5litepod-16} PROJECT=${PROJECT:-} KEEP=${KEEP:-0}
     stock_image
-    if [[ $# -gt 1 ]]; then
-        shift
-        options=("$@")
-    else
-        default_options
-    fi
+    [[ $# -eq 0 ]] || shift
+    [[ -n ${BUCKET:-} || $# -gt 0 ]] || fail 'set BUCKET=name, or say after -- what to train on'
+    options=("$@")
+    [[ -z ${BUCKET:-} ]] || add_default_options
 }
 
 # Google's image and a zone for each generation.
 stock_image() {
     local version='' zone=''
-    case $TYPE in
+    case $TYPE in # and a number: of chips for v5e and v6e, of cores for the others
         v4-*) version=tpu-ubuntu2204-base zone=us-central2-b ;;
         v5litepod-*) version=v2-alpha-tpuv5-lite zone=us-central1-a ;;
         v5p-*) version=v2-alpha-tpuv5 zone=us-central1-a ;;
@@ -85,8 +83,7 @@ stock_image() {
     [[ -n $VERSION && -n $ZONE ]] || fail "TYPE=$TYPE is not known here: set VERSION and ZONE, too"
 }
 
-default_options() {
-    [[ -n ${BUCKET:-} ]] || fail 'where are the data? Set BUCKET=name, or give options after --'
+add_default_options() {
     local bucket=${BUCKET#gs://}
     bucket=gs://${bucket%/}
     options=(
@@ -99,6 +96,7 @@ default_options() {
         --learning-rate 3e-3
         --n-epochs 30
         --checkpoint-dir "$bucket/checkpoints/"
+        ${options[@]+"${options[@]}"}
     )
 }
 
@@ -110,11 +108,11 @@ check() {
 }
 
 create() {
+    there=1 # from here on: an interrupted `create` may have made it
     if [[ $KEEP == 1 && $dry_run == 0 ]] && tpu describe "$NAME" >/dev/null 2>&1; then
         say "training on $NAME, which exists"
         return
     fi
-    created=1 # from here on: an interrupted `create` may have made it
     tpu create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" --labels="eqx_clip_run=$label"
 }
 
@@ -131,7 +129,7 @@ cd eqx_clip
 python3 -m pip install --quiet --upgrade --target uv uv
 uv/bin/uv venv --quiet --allow-existing --python 3.11 env
 uv/bin/uv pip install --quiet --python env/bin/python --reinstall-package eqx-clip '.[tpu,train,gcs]'
-exec env/bin/python examples/train.py $(quote "$@")
+exec env/bin/python -u examples/train.py $(quote "$@")
 EOF
 }
 
@@ -140,11 +138,11 @@ clean_up() {
     set +e
     trap '' INT TERM HUP PIPE # a second Ctrl-C, or one that ended `| tee`, would leave it running
     [[ $dry_run == 1 ]] || rm -rf "$folder"
-    [[ $created == 1 ]] || return
+    [[ $there == 1 ]] || return
     local delete=(delete "$NAME" --quiet) by_hand mine
     by_hand=$(dry_run=1 tpu "${delete[@]}")
     if [[ $KEEP == 1 ]]; then
-        say "$NAME is kept, and costs money until you run: $by_hand"
+        say "KEEP=1: $NAME costs money until you run: $by_hand"
     elif [[ $dry_run == 1 ]]; then
         printf '%s\n' "$by_hand"
     elif ! mine=$(tpu list --filter="labels.eqx_clip_run=$label" --format='value(name)'); then

@@ -197,23 +197,30 @@ def test_workers_install_this_checkout_with_a_new_python(cloud, worker):
     assert "--python 3.11" in venv and install.endswith(" .[tpu,train,gcs]")
     for name in ("pyproject.toml", "README.md", "LICENSE", "src/eqx_clip/__init__.py"):
         assert (home / name).read_bytes() == (SCRIPT.parents[1] / name).read_bytes()
-    script, *options = worker()
-    assert script == "examples/train.py"
+    unbuffered, script, *options = worker()
+    assert (unbuffered, script) == ("-u", "examples/train.py")
     assert dict(zip(options[::2], options[1::2], strict=True)) == DEFAULTS
 
 
 def test_options_reach_the_training_script_as_given(cloud, worker):
     options = ["--text-key", "the photo's  caption", "$HOME", "`id`", "a\nb", "*", "", 'say "hi"']
     options += ["\\", "--dry-run", "--", "--image-key=jpg"]
-    result = cloud.run("--", *options)
+    result = cloud.run("--", *options, BUCKET="")
     assert result.returncode == 0, result.stderr
-    assert worker()[1:] == options
+    assert worker()[2:] == options
+
+
+def test_options_come_after_those_of_the_bucket_and_win(cloud, worker):
+    assert cloud.run("--", "--n-epochs", "2", BUCKET="gs://data/").returncode == 0
+    options = worker()[2:]
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert given == {**DEFAULTS, "--n-epochs": "2"}
 
 
 def test_a_command_that_gcloud_repeats_after_a_broken_connection_runs_again(cloud, worker):
     assert cloud.run(KEEP="1").returncode == 0
     assert cloud.run("--", "--n-epochs", "1", KEEP="1").returncode == 0
-    assert worker()[1:] == ["--n-epochs", "1"]
+    assert worker()[-2:] == ["--n-epochs", "1"]
 
 
 def test_dry_run_runs_nothing(cloud):
@@ -276,8 +283,10 @@ def test_keep_leaves_the_slice_and_says_how_to_delete_it(cloud):
 
 def test_keep_trains_on_the_slice_that_is_there(cloud):
     cloud.slices = {"eqx-clip": "eqx_clip_run=another"}
-    assert cloud.run(KEEP="1").returncode == 0
+    result = cloud.run(KEEP="1")
+    assert result.returncode == 0
     assert cloud.verbs == ["describe", "scp", "ssh"]
+    assert "eqx-clip costs money" in result.stderr
     assert cloud.slices == {"eqx-clip": "eqx_clip_run=another"}
 
 
@@ -319,8 +328,8 @@ def test_without_gcloud_says_what_to_install(cloud):
     ("arguments", "variables", "message"),
     [
         (["--train-path", "x"], {}, "stand after --"),
-        ([], {"BUCKET": ""}, "BUCKET=name"),
-        (["--"], {"BUCKET": ""}, "BUCKET=name"),
+        ([], {"BUCKET": ""}, "set BUCKET=name"),
+        (["--"], {"BUCKET": ""}, "set BUCKET=name"),
         ([], {"KEEP": "yes"}, "KEEP must be 0 or 1"),
         ([], {"TYPE": "v9-8"}, "set VERSION and ZONE"),
     ],
