@@ -36,18 +36,21 @@ EOF
 }
 
 main() {
-    dry_run=0 there=0 folder=${TMPDIR:-/tmp}
+    dry_run=0 there=0 folder='' archive=eqx_clip.tar.gz
     read_arguments "$@"
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     label=$(date +%Y%m%d-%H%M%S)-$$
     check
     trap clean_up EXIT
-    [[ $dry_run == 1 ]] || folder=$(mktemp -d)
+    if [[ $dry_run == 0 ]]; then
+        folder=$(mktemp -d)
+        archive=$folder/$archive
+    fi
 
-    run tar -czf "$folder/eqx_clip.tar.gz" --exclude __pycache__ -C "$root" \
+    run tar -czf "$archive" --exclude __pycache__ -C "$root" \
         pyproject.toml README.md LICENSE src examples
     create
-    tpu scp "$folder/eqx_clip.tar.gz" "$NAME:" --worker=all
+    tpu scp "$archive" "$NAME:" --worker=all
     # The connection stays open for days, at times without a word.
     tpu ssh "$NAME" --worker=all --ssh-flag=-oServerAliveInterval=30 \
         --command="$(on_each_worker "${options[@]}")"
@@ -137,7 +140,7 @@ EOF
 clean_up() {
     set +e
     trap '' INT TERM HUP PIPE # a second Ctrl-C, or one that ended `| tee`, would leave it running
-    [[ $dry_run == 1 ]] || rm -rf "$folder"
+    [[ -z $folder ]] || rm -rf "$folder"
     [[ $there == 1 ]] || return
     local delete=(delete "$NAME" --quiet) by_hand mine
     by_hand=$(dry_run=1 tpu "${delete[@]}")

@@ -236,7 +236,7 @@ def test_dry_run_runs_nothing(cloud):
 def test_what_a_dry_run_prints_does_what_a_run_does(cloud):
     options = ["--", "--text-key", "the photo's  caption"]
     plan = cloud.run("--dry-run", *options, PROJECT="ours").stdout
-    subprocess.run(["bash", "-euc", plan], env=cloud.environment(), check=True)
+    subprocess.run(["bash", "-euc", plan], env=cloud.environment(), cwd=cloud.folder, check=True)
     dry = cloud.calls
     (cloud.folder / "calls").unlink()
     assert cloud.run(*options, PROJECT="ours").returncode == 0
