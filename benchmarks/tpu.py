@@ -36,8 +36,9 @@ GIB = 2**30
 
 def devices_of(topology: str) -> Sequence[Any]:
     """The devices of a slice, which can be compiled for and nothing else."""
-    # libtpu would look for the TPU of this machine, and ask a server that only Google's have.
+    # libtpu would look for the TPU of this machine, for one process, and ask Google's servers.
     os.environ |= {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_ACCELERATOR_TYPE": "v4-8",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
