@@ -25,14 +25,15 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / folder) for folder in 
 Row = dict[str, Any]
 
 
-def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
-    """Options that every benchmark has."""
+def parser(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Options that every benchmark has; without `rounds` those of one that measures no time."""
     result = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument(
-        "--rounds", type=int, default=rounds, help="runs of each side (%(default)s)"
-    )
+    if rounds is not None:
+        result.add_argument(
+            "--rounds", type=int, default=rounds, help="runs of each side (%(default)s)"
+        )
     result.add_argument("--json", type=Path, help="write the figures here, too")
     return result
 
@@ -71,6 +72,7 @@ def _shown(value: Any) -> str:
 def machine() -> dict[str, Any]:
     """Processor, cores, versions and date."""
     names = ("jax", "equinox", "numpy", "pillow", "tiktoken", "torch", "open_clip_torch", "timm")
+    names += ("libtpu",)
     return {
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),
