@@ -27,7 +27,7 @@ LAYERS = [
     {"_embed", "_models", "_openclip_config"},
     {"_openclip", "_registry", "_hub", "_zero_shot"},
     {"_load", "_save", "_inference"},
-    {"train._accumulate", "train._groups", "train._precision", "train._schedule"},
+    {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
     {"train._distributed", "train._leaves", "train._orbax", "train._preemption"},
     {"train._forward", "train._optimizer", "train._state"},
     {"train._checkpoint", "train._save_schedule", "train._step", "train._watchdog"},

@@ -3,9 +3,11 @@
 from ._checkpoint import Checkpointer as Checkpointer
 from ._console import Console as Console
 from ._curves import draw_curves as draw_curves
+from ._distributed import check_same as check_same
 from ._distributed import initialize as initialize
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import validate as validate
+from ._flops import forward_flops as forward_flops
 from ._forward import Batch as Batch
 from ._groups import layer_rates as layer_rates
 from ._groups import trainable as trainable
@@ -19,6 +21,7 @@ from ._optimizer import adamw as adamw
 from ._optimizer import weight_decay_mask as weight_decay_mask
 from ._precision import LossScale as LossScale
 from ._preemption import Preemption as Preemption
+from ._prefetch import prefetch as prefetch
 from ._retrieval import retrieval_metrics as retrieval_metrics
 from ._save_schedule import SaveSchedule as SaveSchedule
 from ._schedule import constant_schedule as constant_schedule

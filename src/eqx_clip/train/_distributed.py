@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from .._types import Count, Real
 
@@ -57,6 +59,20 @@ def initialize(
         "process %d of %d, on %s", jax.process_index(), jax.process_count(), socket.gethostname()
     )
     sys.excepthook = _Ending(sys.excepthook, heartbeat_seconds)
+
+
+def check_same(**facts: int) -> None:
+    """`ValueError` on every process if some fact, a whole number, differs between processes."""
+    values = np.asarray(list(facts.values()), np.int64)
+    # As two halves: JAX's arrays have 32 bits by default.
+    everywhere = multihost_utils.process_allgather(values.view(np.int32).reshape(1, -1), tiled=True)
+    everywhere = np.ascontiguousarray(everywhere).view(np.int64).reshape(-1, len(facts))
+    for name, column in zip(facts, everywhere.T, strict=True):
+        if len(set(column.tolist())) > 1:
+            raise ValueError(
+                f"`{name}` must be the same in all processes; they have, in order, "
+                f"{column.tolist()}. Start all with the same options and data."
+            )
 
 
 def _checked(
