@@ -18,6 +18,7 @@ from ._types import Activation
 
 
 Index = int | Int[Array, ""]
+Policy = Callable[..., bool] | None  # of `jax.checkpoint`; None keeps the inputs only
 
 
 def gelu(x: Array) -> Array:
@@ -62,7 +63,8 @@ def over_last(
     A linear layer is one matrix product of all rows: mapped, it would give its result transposed.
     """
     if type(layer) is eqx.nn.Linear:
-        y = x @ layer.weight[outputs].T
+        # Not `x @ weight.T`: a gradient would keep a transposed copy of each layer's weight.
+        y = jax.lax.dot_general(x, layer.weight[outputs], (((x.ndim - 1,), (1,)), ((), ())))
         return y if layer.bias is None else y + layer.bias[outputs]
     # A user has put another in its place.
     rows = jax.vmap(layer)(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportArgumentType]
@@ -271,6 +273,15 @@ class Block(eqx.Module):
         self.ln_2 = layer_norm(width)
         self.mlp = MLP(width, mlp_width, width, activation=activation, key=mlp_key)
 
+    @property
+    def policy(self) -> Policy:
+        """What a stack keeps of each block for the gradient: the outputs of its linear layers.
+
+        The rest, elementwise but for a hundredth of the work, is computed again, which takes less
+        time than to write it to memory and read it back.
+        """
+        return jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         x = x + self.attn(jax.vmap(self.ln_1)(x))
         return x + self.mlp(jax.vmap(self.ln_2)(x))
@@ -292,7 +303,8 @@ class Stack(eqx.Module, Generic[BlockT]):
     """Equal blocks as one block whose arrays have a leading depth axis, applied by `lax.scan`.
 
     Compile time and program size do not grow with depth. `stack[3]` is the fourth block,
-    `stack[-6:]` a stack of the last six, `len(stack)` the depth.
+    `stack[-6:]` a stack of the last six, `len(stack)` the depth. A block may say by an attribute
+    `policy` what is kept of it for the gradient; otherwise all is.
     """
 
     block: BlockT
@@ -324,8 +336,14 @@ class Stack(eqx.Module, Generic[BlockT]):
 # Compiled here, since an eager `lax.scan` has a new body at each call and compiles anew each time.
 @eqx.filter_jit
 def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
+    def call(block, x):
+        return block(x)
+
+    if hasattr(block, "policy"):
+        call = jax.checkpoint(call, policy=block.policy, prevent_cse=False)
+
     def step(x, block):
-        y = block(x)
+        y = call(block, x)
         return y, y if keep_all else None
 
     return jax.lax.scan(step, _widened(x, block), block)
@@ -335,25 +353,68 @@ def stack_at(
     stack: Stack[Block], x: Float[Array, "tokens width"], i: Index
 ) -> Float[Array, " width"]:
     """`stack(x)[i]`, the last block computed for that token only."""
-    return stack[-1].at(_all_but_last(stack.block, _widened(x, stack.block)), i)
+    weights, rest = eqx.partition(stack.block, eqx.is_inexact_array)
+    return _at(weights, rest, _widened(x, stack.block), jnp.asarray(i))
 
 
 @jax.custom_jvp
-def _all_but_last(block: PyTree, x: Array) -> Array:
+def _at(weights: PyTree, rest: PyTree, x: Array, i: Int[Array, ""]) -> Array:
     # By index, since a slice of the stack would be a copy of nearly all the weights.
-    def step(x, i):
-        return jax.tree.map(lambda leaf: leaf[i], block)(x), None
+    def step(x, n):
+        return _nth(weights, rest, n)(x), None
 
-    return jax.lax.scan(step, x, jnp.arange(_depth(block) - 1))[0]
+    depth = _depth(weights)
+    x, _ = jax.lax.scan(step, x, jnp.arange(depth - 1))
+    return _nth(weights, rest, depth - 1).at(x, i)
 
 
-@_all_but_last.defjvp
-def _all_but_last_jvp(primals, tangents):
-    # Here indexing would cost more: each step would add to a gradient of the whole stack.
-    def from_slice(block, x):
-        return _scan(jax.tree.map(lambda leaf: leaf[:-1], block), x, keep_all=False)[0]
+@_at.defjvp
+def _at_jvp(primals, tangents):
+    # The weights by index here too; in place of the derivative of an index, which adds to a
+    # gradient of the whole stack at each block, the tangents are split, and gradients concatenated.
+    weights, rest, x, i = primals
+    d_weights, _, d_x, _ = tangents
+    depth = _depth(weights)
+    leaves, structure = jax.tree.flatten(d_weights)
+    parts = [jax.lax.split(leaf, (depth - 1, 1)) for leaf in leaves]
+    d_lower, d_last = (jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True))
 
-    return jax.jvp(from_slice, primals, tangents)
+    # Within what is checkpointed, weights are indexed again for the gradient, and never kept.
+    policy = eqx.combine(weights, rest).policy
+
+    @functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
+    def block_jvp(weights, rest, n, x, d_block, d_x):
+        return _jvp(lambda block, x: block(x), weights, rest, n, x, d_block, d_x)
+
+    def step(x_and_tangent, n_and_tangent):
+        (x, d_x), (n, d_block) = x_and_tangent, n_and_tangent
+        return block_jvp(weights, rest, n, x, d_block, d_x), None
+
+    (x, d_x), _ = jax.lax.scan(step, (x, d_x), (jnp.arange(depth - 1), d_lower))
+    d_block = jax.tree.map(lambda leaf: leaf[0], d_last)
+    return _jvp(lambda block, x: block.at(x, i), weights, rest, depth - 1, x, d_block, d_x)
+
+
+def _jvp(
+    function: Callable[[PyTree, Array], Array],
+    weights: PyTree,
+    rest: PyTree,
+    n: Index,
+    x: Array,
+    d_block: PyTree,
+    d_x: Array,
+) -> tuple[Array, Array]:
+    """`function` of the n-th block and `x`, and its derivative."""
+    weights, rest = _layer((weights, rest), n)
+    return jax.jvp(lambda w, x: function(eqx.combine(w, rest), x), (weights, x), (d_block, d_x))
+
+
+def _nth(weights: PyTree, rest: PyTree, n: Index) -> PyTree:
+    return _layer(eqx.combine(weights, rest), n)
+
+
+def _layer(tree: PyTree, n: Index) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[n], tree)
 
 
 def _widened(x: Array, block: PyTree) -> Array:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import DTypeLike, Float, Int32, PRNGKeyArray, PyTree
 
 from .._clip import CLIP, unit
-from .._layers import Index, Stack
+from .._layers import Index, Policy, Stack
 from .._types import AnyArray
 from ..sharding import Rule, copies, shardings
 
@@ -136,18 +136,20 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
     remat: Remat = eqx.field(static=True)
     places: tuple[NamedSharding, ...] | None = eqx.field(static=True)
 
+    @property
+    def policy(self) -> Policy:
+        if self.remat == "none" and hasattr(self.block, "policy"):
+            return self.block.policy  # pyright: ignore[reportAttributeAccessIssue]
+        return _POLICIES[self.remat]
+
     def __call__(self, x: Array) -> Array:
-        # In a scan, where nothing is in common that XLA could merge again.
-        return self._checkpointed(lambda block, x: block(x), prevent_cse=False)(self.block, x)
+        return self._gathered(self.block)(x)  # the stack applies the policy
 
     def at(self, x: Array, i: Index) -> Array:
-        return self._checkpointed(lambda block, x, i: block.at(x, i))(self.block, x, i)
+        def gathered(block: BlockT, x: Array, i: Index) -> Array:
+            return self._gathered(block).at(x, i)
 
-    def _checkpointed(self, function: Callable, **options: bool) -> Callable:
-        def gathered(block: BlockT, *arguments: Any) -> Array:
-            return function(self._gathered(block), *arguments)
-
-        return jax.checkpoint(gathered, policy=_POLICIES[self.remat], **options)
+        return jax.checkpoint(gathered, policy=self.policy)(self.block, x, i)
 
     def _gathered(self, block: BlockT) -> BlockT:
         if self.places is None:
