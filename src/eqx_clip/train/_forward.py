@@ -138,16 +138,17 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
 
     @property
     def policy(self) -> Policy:
-        if self.remat == "none" and hasattr(self.block, "policy"):
-            return self.block.policy  # pyright: ignore[reportAttributeAccessIssue]
-        return _POLICIES[self.remat]
+        own = _POLICIES[self.remat]
+        return getattr(self.block, "policy", own) if self.remat == "none" else own
 
     def __call__(self, x: Array) -> Array:
-        return self._gathered(self.block)(x)  # the stack applies the policy
+        block: Any = self._gathered(self.block)
+        return block(x)  # the stack applies the policy
 
     def at(self, x: Array, i: Index) -> Array:
         def gathered(block: BlockT, x: Array, i: Index) -> Array:
-            return self._gathered(block).at(x, i)
+            whole: Any = self._gathered(block)
+            return whole.at(x, i)
 
         return jax.checkpoint(gathered, policy=self.policy)(self.block, x, i)
 
