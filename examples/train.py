@@ -242,6 +242,11 @@ def main(options: Options) -> None:
         if resuming:
             state = checkpointer.restore(state, resume_step)
             logger.info("resumed at step %d from %s", int(state.step), folder)
+        elif total and checkpointer.latest() is not None:
+            raise ValueError(
+                f"{folder} holds the checkpoints of another run: go on with it by "
+                "--resume-from-checkpoint latest, or say another --checkpoint-dir."
+            )
         if total:
             logger.info("%d steps, checkpoints in %s", total, folder)
             logger.info("chance level of the loss, ln(batch): %.4f", chance(options))
