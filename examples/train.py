@@ -12,7 +12,7 @@ bit. `--plan` says what a run would take, and trains nothing; `--help` has all o
 
 import contextlib
 import dataclasses
-import datetime
+import functools
 import json
 import logging
 import math
@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from jax.experimental import multihost_utils
 
 import eqx_clip
 from eqx_clip import sharding, train
@@ -215,46 +214,49 @@ def main(options: Options) -> None:
     )
     optimizer, schedule = make_optimizer(options, total)
     step = make_step(options, optimizer, model, mesh)
-    if run.plan:
-        print(plan(options, model, optimizer, step, mesh, total))
-        return
-
-    if is_new(options.model):
-        model = build(options)
-    state = train.init_state(
-        model,
-        optimizer,
-        mesh,
+    make_state = functools.partial(
+        train.init_state,
+        optimizer=optimizer,
         key=jax.random.key(run.seed),
         ema=options.optimizer.ema_decay is not None,
         scale_loss=options.model.dtype == "float16",
     )
-    folder, resume_step, resuming = where(options)
+    if run.plan:
+        sizes = {"batch_size": options.data.global_batch_size, "total_steps": total}
+        for name, value in train.plan(model, make_state, step, mesh, **sizes).items():
+            print(f"{name}: {value}")
+        return
+
+    name = Path(options.model.model_name).stem
+    folder = train.run_folder(name, run.checkpoint_dir, run.resume_from_checkpoint)
+    if is_new(options.model):
+        model = build(options)
+    state = make_state(model, mesh=mesh)
     config = {  # what must be equal for a run to go on
         "model": {"name": options.model.model_name, "siglip": options.model.siglip},
-        "tokens": model.tokenizer.context_length,
+        "context_length": model.tokenizer.context_length,
         "preprocess": model.preprocess,
         "optimizer": dataclasses.replace(options.optimizer, accumulate=1),
         "data": {"batch_size": options.data.global_batch_size, "seed": run.seed},
         "steps": total,
     }
-    with train.Checkpointer(folder, config=config, keep=run.checkpoint_keep) as checkpointer:
-        if resuming:
-            state = checkpointer.restore(state, resume_step)
-            logger.info("resumed at step %d from %s", int(state.step), folder)
+    with train.Checkpointer(folder.path, config=config, keep=run.checkpoint_keep) as checkpointer:
+        if folder.resumes:
+            state = checkpointer.restore(state, folder.step)
+            logger.info("resumed at step %d from %s", int(state.step), folder.path)
         elif total and checkpointer.latest() is not None:
             raise ValueError(
-                f"{folder} holds the checkpoints of another run: go on with it by "
+                f"{folder.path} holds the checkpoints of another run: go on with it by "
                 "--resume-from-checkpoint latest, or say another --checkpoint-dir."
             )
         if total:
-            logger.info("%d steps, checkpoints in %s", total, folder)
+            logger.info("%d steps, checkpoints in %s", total, folder.path)
             logger.info("chance level of the loss, ln(batch): %.4f", chance(options))
-            state = fit(options, state, step, schedule, feeds, mesh, checkpointer, folder, total)
+            state = fit(options, state, step, schedule, feeds, mesh, checkpointer, total)
         else:
             print(json.dumps(evaluate(options, state, feeds, mesh), indent=2) if first else "")
     if total:
-        export(options, state, folder, logger)
+        export(options, state, folder.path)
 
 
 def check(options: Options, mesh: Any) -> None:
@@ -403,11 +405,10 @@ def fit(
     sources: dict[str, AbstractSource],
     mesh: Any,
     checkpointer: train.Checkpointer,
-    folder: str,
     total: int,
 ) -> train.TrainState:
     """Every step that is left, with checkpoints, evaluation and logs."""
-    run, batch_size = options.run, options.data.global_batch_size
+    run, batch_size, folder = options.run, options.data.global_batch_size, checkpointer.folder
     steps_per_epoch, start = total // run.n_epochs, int(state.step)
     due = train.SaveSchedule(
         steps=run.checkpoint_steps or (run.checkpoint_freq * steps_per_epoch or None),
@@ -436,7 +437,7 @@ def fit(
             state, metrics = step(state, batch)
             meter.count(batch_size)
             if before is not None:  # the step before: this one is still being computed
-                check_loss(*before, sources["train"], folder, checkpointer)
+                check_loss(*before, sources["train"], checkpointer)
             before, done = (i, metrics, batch["index"]), i + 1
             if i == start or done % run.log_freq == 0 or done == total:
                 values = {name: float(value) for name, value in metrics.items()}
@@ -449,7 +450,7 @@ def fit(
             console.advance(i)
             stop = preemption.should_stop(done)
             if stop or done == total or due.due(done):
-                check_loss(*before, sources["train"], folder, checkpointer)
+                check_loss(*before, sources["train"], checkpointer)
                 watchdog.beat(f"the checkpoint of step {done}", limit=3600)
                 checkpointer.save(done, state)
                 meter.reset()
@@ -471,7 +472,6 @@ def check_loss(
     metrics: train.Metrics,
     index: np.ndarray,
     source: AbstractSource,
-    folder: str,
     checkpointer: train.Checkpointer,
 ) -> None:
     loss = float(metrics["loss"])
@@ -479,7 +479,7 @@ def check_loss(
         return
     records = ", ".join(source.where(int(i)) for i in index[:16])
     raise FloatingPointError(
-        f"The loss of step {step} is {loss}. The last good checkpoint in {folder} is of step "
+        f"The loss of step {step} is {loss}. The last good checkpoint in {checkpointer.folder} is of step "
         f"{checkpointer.latest()}. Records of the batch in this process: {records}"
         f"{', ...' if len(index) > 16 else ''}. Lower the learning rate, or look at the data."
     )
@@ -514,12 +514,10 @@ def evaluate(
     return values
 
 
-_EVAL_STEPS: dict[Any, Any] = {}
-
-
+@functools.cache
 def evaluation_step(mesh: Any) -> Any:
-    """One for each mesh, compiled once."""
-    return _EVAL_STEPS.setdefault(mesh, train.make_eval_step(mesh))
+    """Compiled once."""
+    return train.make_eval_step(mesh)
 
 
 def chance(options: Options) -> float:
@@ -549,87 +547,13 @@ def profile(run: Run, folder: str, steps: int) -> None:
         jax.profiler.stop_trace()
 
 
-def where(options: Options) -> tuple[str, int | None, bool]:
-    """The run's folder, the step to resume at (None: the latest), and whether to resume."""
-    run = options.run
-    root, resume = run.checkpoint_dir, run.resume_from_checkpoint
-    if resume is None:
-        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        name = Path(options.model.model_name).stem
-        return root or _agreed(os.path.join("checkpoints", f"{now}_{name}")), None, False
-    if resume == "latest" and root is None:
-        runs = sorted(path for path in Path("checkpoints").glob("*") if path.is_dir())
-        if not runs:
-            raise ValueError("There is no run in ./checkpoints to resume: say --checkpoint-dir.")
-        return _agreed(str(runs[-1])), None, True
-    folder = str(root if resume == "latest" else resume).rstrip("/")
-    parent, _, name = folder.rpartition("/")
-    step = int(name) if name.isdigit() and parent else None
-    return (folder if step is None else parent), step, True
-
-
-def _agreed(text: str) -> str:
-    """What process 0 says."""
-    padded = np.zeros(512, np.uint8)
-    padded[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
-    agreed = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
-    return agreed.tobytes().rstrip(b"\0").decode()
-
-
-def export(options: Options, state: train.TrainState, folder: str, logger: logging.Logger) -> None:
+def export(options: Options, state: train.TrainState, folder: str) -> None:
     """The model, or its moving average, in OpenCLIP's format."""
     to = options.run.export_dir or (None if "://" in folder else os.path.join(folder, "open_clip"))
     model = train.on_one_device(state.model if state.ema is None else state.ema)
     if to is not None and jax.process_index() == 0:
         eqx_clip.save(model, to)
-        logger.info("saved in OpenCLIP's format: %s", to)
-
-
-def plan(
-    options: Options,
-    model: eqx_clip.CLIP,
-    optimizer: optax.GradientTransformation,
-    step: train.TrainStep,
-    mesh: Any,
-    total: int,
-) -> str:
-    """Parameters, FLOPs, memory, steps and mesh of a run, from shapes alone."""
-
-    def make(model: eqx_clip.CLIP) -> train.TrainState:
-        return train.init_state(
-            model,
-            optimizer,
-            key=jax.random.key(0),
-            ema=options.optimizer.ema_decay is not None,
-            scale_loss=options.model.dtype == "float16",
-        )
-
-    size, context = options.data.global_batch_size, model.tokenizer.context_length
-    pixels = (3, model.preprocess.height, model.preprocess.width)
-    rows = sharding.rows(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *pixels), np.uint8, sharding=rows),
-        "tokens": jax.ShapeDtypeStruct((size, context), np.int32, sharding=rows),
-    }
-    state = eqx.filter_eval_shape(make, model)
-    places = sharding.shardings(state, mesh)
-    state = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places
-    )
-    memory = step.lower(state, batch).compile().memory_analysis()
-    count = sum(leaf.size for leaf in jax.tree.leaves(model))
-    gib = 1 / 2**30
-    lines = {
-        "model": f"{options.model.model_name}, {count:,} parameters",
-        "mesh": f"{dict(mesh.shape)}, {jax.process_count()} processes",
-        "steps": f"{total:,} of {size:,} examples; {total // options.run.n_epochs:,} an epoch",
-        "FLOPs a step": f"{3 * size * train.forward_flops(model):.3g} (three forward passes)",
-        "memory a device": (
-            f"{memory.argument_size_in_bytes * gib:.2f} GiB of state and batch, "
-            f"{memory.temp_size_in_bytes * gib:.2f} GiB while a step is computed"
-        ),
-    }
-    return "\n".join(f"{name}: {value}" for name, value in lines.items())
+        logging.getLogger("train").info("saved in OpenCLIP's format: %s", to)
 
 
 if __name__ == "__main__":

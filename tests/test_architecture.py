@@ -28,10 +28,16 @@ LAYERS = [
     {"_openclip", "_registry", "_hub", "_zero_shot"},
     {"_load", "_save", "_inference"},
     {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
-    {"train._distributed", "train._leaves", "train._orbax", "train._preemption"},
+    {
+        "train._distributed",
+        "train._leaves",
+        "train._orbax",
+        "train._preemption",
+        "train._run_folder",
+    },
     {"train._forward", "train._optimizer", "train._state"},
     {"train._checkpoint", "train._save_schedule", "train._step", "train._watchdog"},
-    {"train._log", "train._meter", "train._prefetch", "train._retrieval"},
+    {"train._log", "train._meter", "train._plan", "train._prefetch", "train._retrieval"},
     {"train._console", "train._curves", "train._evaluate", "train._zero_shot_accuracy"},
     {"train.__main__"},
 ]

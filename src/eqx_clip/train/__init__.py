@@ -19,10 +19,12 @@ from ._log import read_lines as read_lines
 from ._meter import Meter as Meter
 from ._optimizer import adamw as adamw
 from ._optimizer import weight_decay_mask as weight_decay_mask
+from ._plan import plan as plan
 from ._precision import LossScale as LossScale
 from ._preemption import Preemption as Preemption
 from ._prefetch import prefetch as prefetch
 from ._retrieval import retrieval_metrics as retrieval_metrics
+from ._run_folder import run_folder as run_folder
 from ._save_schedule import SaveSchedule as SaveSchedule
 from ._schedule import constant_schedule as constant_schedule
 from ._schedule import cooldown_schedule as cooldown_schedule
