@@ -37,7 +37,7 @@ LAYERS = [
     },
     {"train._forward", "train._optimizer", "train._state"},
     {"train._checkpoint", "train._save_schedule", "train._step", "train._watchdog"},
-    {"train._log", "train._meter", "train._plan", "train._prefetch", "train._retrieval"},
+    {"train._finite", "train._log", "train._meter", "train._plan", "train._prefetch", "train._retrieval"},
     {"train._console", "train._curves", "train._evaluate", "train._zero_shot_accuracy"},
     {"train.__main__"},
 ]

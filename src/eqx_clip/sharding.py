@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
@@ -130,7 +130,7 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
-def copies(mesh: Mesh) -> NamedSharding:
+def copies(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole of an array on every device."""
     return NamedSharding(mesh, P())
 

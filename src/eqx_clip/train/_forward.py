@@ -143,11 +143,11 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
     def at(self, x: Array, i: Index) -> Array:
         return self._checkpointed(lambda block, x, i: block.at(x, i))(self.block, x, i)
 
-    def _checkpointed(self, function: Callable, **options: bool) -> Callable:
+    def _checkpointed(self, function: Callable, *, prevent_cse: bool = True) -> Callable:
         def gathered(block: BlockT, *arguments: Any) -> Array:
             return function(self._gathered(block), *arguments)
 
-        return jax.checkpoint(gathered, policy=_POLICIES[self.remat], **options)
+        return jax.checkpoint(gathered, policy=_POLICIES[self.remat], prevent_cse=prevent_cse)
 
     def _gathered(self, block: BlockT) -> BlockT:
         if self.places is None:

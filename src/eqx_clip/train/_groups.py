@@ -111,7 +111,7 @@ def _convnext_groups(tower: ConvNeXt) -> tuple[PyTree[np.ndarray], int]:
         field = path[0].name
         if field != "stages":
             return np.asarray(0 if field in ("stem", "stem_norm") else starts[-1])
-        start = starts[path[1].idx]
+        start = int(starts[path[1].idx])
         return np.asarray(start) if path[2].name == "downsample" else _along_depth(start, leaf)
 
     return jax.tree_util.tree_map_with_path(group, tower), int(starts[-1]) + 1
