@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,11 +18,10 @@ from jaxtyping import DTypeLike, Float, Int32, PRNGKeyArray, PyTree
 
 from .._clip import CLIP, unit
 from .._layers import Index, Stack
-from .._types import AnyArray
+from .._types import AnyArray, Remat
 from ..sharding import Rule, copies, shardings
 
 
-Remat = Literal["none", "dots", "full"]
 Batch = Mapping[str, AnyArray]
 Features = tuple[Float[Array, "batch embed"], Float[Array, "batch embed"]]
 
