@@ -142,7 +142,7 @@ def test_the_depth_axis_is_never_spread():
 
 
 def test_rules_come_before_the_default():
-    rules = [("text.token_embedding", P()), ("embedding", P(None, "fsdp"))]
+    rules = [("text.token_embedding", P()), ("positional", P(None, "fsdp"))]
     model, mesh = make_model(), sharding.make_mesh(4, 2)
     state = train.init_state(model, OPTIMIZER, mesh, rules=rules)
     assert state.model.text.token_embedding.sharding.spec == P()
