@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,15 +14,14 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import DTypeLike, Float, Int32, PRNGKeyArray, PyTree
+from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from .._clip import CLIP, unit
 from .._layers import Index, Stack
-from .._types import AnyArray
+from .._types import AnyArray, Remat
 from ..sharding import Rule, copies, shardings
 
 
-Remat = Literal["none", "dots", "full"]
 Batch = Mapping[str, AnyArray]
 Features = tuple[Float[Array, "batch embed"], Float[Array, "batch embed"]]
 
@@ -67,7 +66,7 @@ class Forward:
         """Whether parameters lie on several devices."""
         return self.mesh is not None and self.mesh.shape["fsdp"] > 1
 
-    def __call__(self, model: CLIP, batch: Batch, keys: PRNGKeyArray | None) -> Features:
+    def __call__(self, model: CLIP, batch: Batch, keys: Key[Array, " batch"] | None) -> Features:
         model = self._prepared(model)
         images = jnp.asarray(batch["image"])
         if images.dtype == jnp.uint8:
@@ -116,7 +115,7 @@ class Forward:
         return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
 
 
-def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> PRNGKeyArray | None:
+def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> Key[Array, " batch"] | None:
     """A key for each row of a global batch, whatever device computes it."""
     return None if key is None else jax.vmap(functools.partial(jr.fold_in, key))(rows)
 

@@ -19,10 +19,10 @@ from jaxtyping import DTypeLike, Float, PyTree
 from .._checks import as_count
 from .._clip import CLIP
 from .._loss import clip_loss, siglip_loss
-from .._types import Count, Real
+from .._types import Count, Real, Remat
 from ..sharding import AXES, Rule, check_batch_size, constrain, rows
 from ._accumulate import value_and_grad_in_parts
-from ._forward import Batch, Features, Forward, Remat, row_keys
+from ._forward import Batch, Features, Forward, row_keys
 from ._precision import all_finite, choose
 from ._state import TrainState
 
