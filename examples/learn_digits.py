@@ -35,20 +35,19 @@ FAST_STEPS, BATCH_SIZE = 8, demo.BATCH_SIZE
 
 def main(folder: Path, epochs: int, seed: int, fast: bool) -> float:
     """Both trainings. Returns the accuracy on the held-out digits."""
+    peace, killed, shards = (folder / name for name in ("in_peace", "killed", "shards"))
+    for path in (peace, killed, shards):
+        if path.exists():
+            raise FileExistsError(f"{path} is of an earlier run: name another --folder.")
     demo.write_data(folder, seed)
     (folder / "model.json").write_text(json.dumps(demo.MODEL))
     source = open_source(folder / "train.csv", image_key="image_path", text_key="caption")
-    if not (folder / "shards").exists():
-        write_tfrecords(source, folder / "shards", shard_size=4000)
+    write_tfrecords(source, shards, shard_size=4000)
 
     steps = FAST_STEPS if fast else epochs * (len(source) // BATCH_SIZE)
     options = training_options(folder, 1 if fast else epochs, steps, seed)
     if fast:
         options += ["--train-n-samples", str(FAST_STEPS * BATCH_SIZE)]
-    peace, killed = folder / "in_peace", folder / "killed"
-    for run in (peace, killed):
-        if run.exists():
-            raise FileExistsError(f"{run} holds an earlier run: name another --folder.")
     run_to_the_end(peace, options, steps)
     kill_in_the_middle(killed, options, steps)
     run_to_the_end(killed, [*options, "--resume-from-checkpoint", "latest"], steps)
