@@ -1,0 +1,255 @@
+"""examples/train.py, run as users run it: stopped, killed, resumed, and on several processes."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import eqx_clip
+from eqx_clip.train import read_lines
+
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
+MODEL = {  # in OpenCLIP's format
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 12, "width": 16, "layers": 1, "heads": 1, "vocab_size": 49408},
+}
+STEPS, EPOCH, BATCH = 40, 20, 16
+DATA = ("--train-path", "train.csv", "--valid-path", "valid.csv", "--model-name", "model.json")
+RUN = (*DATA, *"--global-batch-size 16 --n-epochs 2 --n-warmup-steps 2 --log-freq 1".split())
+
+
+def write_digits(folder: Path, name: str, first: int, count: int) -> None:
+    """Real digits with captions, and a CSV file of them."""
+    images, labels = load_digits(return_X_y=True)
+    (folder / "digits").mkdir(exist_ok=True)
+    with open(folder / name, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image_path", "caption", "digit"])
+        for i in range(first, first + count):
+            path = f"digits/{i:04}.png"
+            pixels = (images[i] * 255 / 16).astype(np.uint8).reshape(8, 8)
+            Image.fromarray(pixels).save(folder / path)
+            rows.writerow([path, f"the digit {labels[i]}", labels[i]])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Data and a model, where all runs begin."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_digits(folder, "train.csv", 0, EPOCH * BATCH + 3)
+    write_digits(folder, "valid.csv", EPOCH * BATCH + 3, 37)
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    return folder
+
+
+# --- Processes -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def started(folder: Path, *arguments: Any, devices: int = 1) -> Iterator[subprocess.Popen[str]]:
+    """The script in a process of its own, in which warnings are errors."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(SCRIPT), *map(str, arguments)],
+        cwd=folder,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What the process still prints; it must end well."""
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def run(folder: Path, *arguments: Any, devices: int = 1) -> str:
+    with started(folder, *arguments, devices=devices) as process:
+        return finish(process)
+
+
+def wait_for(process: subprocess.Popen[str], step: int) -> str:
+    """Returns as soon as the process has logged so many steps."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(f"step {step}/"):
+            return "".join(lines)
+    raise AssertionError(f"no step {step}: {''.join(lines)}")
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each step, which the log must have once and in order."""
+    entries = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
+    assert [entry["step"] for entry in entries] == list(range(len(entries)))
+    return [entry["loss"] for entry in entries]
+
+
+def validation(folder: Path) -> list[dict[str, float]]:
+    return [entry for entry in read_lines(folder / "log.jsonl") if "val/loss" in entry]
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(folder / "open_clip" / "open_clip_model.safetensors")
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """To the bit: every loss, what validation found, and the exported weights."""
+    assert len(losses(one)) == STEPS and losses(one) == losses(other)
+    assert validation(one) == validation(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+# --- The README of open_clip_jax -------------------------------------------------------------
+
+
+def test_the_command_of_open_clip_jax_runs_as_printed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in {"train": 24, "valid": 9}.items():
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["caption", "image_path"])
+            for i in range(count):
+                pixels = rng.integers(256, size=(240, 260, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / f"{name}{i}.jpg")
+                rows.writerow([f"picture {i}, of noise", f"{name}{i}.jpg"])
+    output = run(
+        tmp_path,
+        *("--train-path", "train.csv"),
+        *("--valid-path", "valid.csv"),
+        *("--image-key", "image_path"),
+        *("--text-key", "caption"),
+        *("--global-batch-size", "8"),
+        *("--model-name", "vit-nano-patch32"),
+        *("--learning-rate", "1e-3"),
+        *("--n-epochs", "2"),
+    )
+    assert "global-batch-size: 8\n" in output and "learning-rate: 0.001\n" in output
+    assert "A warmup of 10000 steps is as long as the run, 6 steps, or longer" in output
+    assert f"chance level of the loss, ln(batch): {math.log(8):.4f}" in output
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_vit-nano-patch32", folder.name)
+    assert checkpoints(folder) == [3, 6]
+    first, *_, last = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
+    assert (first["step"], last["step"]) == (0, 5)
+    assert [entry["step"] for entry in validation(folder)] == [2, 5]
+    model = eqx_clip.load(folder / "open_clip")
+    assert model.preprocess.image_size == 224
+
+
+# --- Stopped and resumed ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Path:
+    """A run that nothing interrupts."""
+    run(folder, *RUN, "--checkpoint-dir", "whole")
+    return folder / "whole"
+
+
+def test_a_run_learns_and_keeps_a_checkpoint_an_epoch(whole):
+    assert len(losses(whole)) == STEPS
+    assert np.mean(losses(whole)[-EPOCH:]) < math.log(BATCH) < losses(whole)[0] + 1
+    assert checkpoints(whole) == [EPOCH, STEPS]
+    assert [entry["step"] for entry in validation(whole)] == [EPOCH - 1, STEPS - 1]
+    assert validation(whole)[0]["val/num_samples"] == 37
+    eqx_clip.load(whole / "open_clip")
+
+
+def test_a_run_stopped_by_sigterm_resumes_to_the_bit(folder, whole):
+    options = (*RUN, "--checkpoint-dir", "stopped", "--checkpoint-freq", 0)
+    with started(folder, *options) as process:
+        wait_for(process, 3)
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+    (step,) = checkpoints(folder / "stopped")
+    assert 3 <= step < STEPS and step % EPOCH
+    assert f"resumed at step {step}" in run(folder, *options, "--resume-from-checkpoint", "latest")
+    assert_same_run(folder / "stopped", whole)
+
+
+def test_a_run_killed_twice_resumes_to_the_bit(folder, whole):
+    """By kill -9, at moments that differ from one test run to the next."""
+    options = (*RUN, "--checkpoint-dir", "killed", "--checkpoint-steps", 3)
+    resume = ("--resume-from-checkpoint", "latest")
+    # When step 7 is logged, the checkpoint of step 3 is whole: that of step 6 waited for it.
+    for step, more in ((random.randint(7, 15), ()), (random.randint(21, 32), resume)):
+        delay = random.uniform(0, 0.05)
+        print(f"kill -9 {delay:.3f} s after step {step}")
+        with started(folder, *options, *more) as process:
+            wait_for(process, step)
+            time.sleep(delay)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+    assert "resumed at step" in run(folder, *options, *resume)
+    assert_same_run(folder / "killed", whole)
+
+
+# --- Two processes ---------------------------------------------------------------------------
+
+
+def test_two_processes_train_as_one_and_one_goes_on_alone(folder, whole):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    options = (*RUN, "--checkpoint-dir", "two", "--checkpoint-freq", 0)
+    cluster = ("--coordinator-address", f"127.0.0.1:{port}", "--num-processes", 2)
+    spread = ("--mesh", 4, 2, "--accumulate", 2)
+    with (
+        started(folder, *options, *cluster, *spread, "--process-id", 0, devices=4) as first,
+        started(folder, *options, *cluster, *spread, "--process-id", 1, devices=4) as second,
+    ):
+        wait_for(first, 8)
+        second.send_signal(signal.SIGTERM)
+        finish(first)
+        printed = finish(second)
+    assert "step 1/" not in printed and "chance level" not in printed
+    (step,) = checkpoints(folder / "two")
+    assert 8 <= step < STEPS
+    np.testing.assert_allclose(losses(folder / "two"), losses(whole)[:step], rtol=1e-5)
+
+    run(folder, *options, "--resume-from-checkpoint", "latest", devices=4)
+    np.testing.assert_allclose(losses(folder / "two"), losses(whole), rtol=1e-5)
