@@ -110,12 +110,16 @@ def _largest_axis(shape: tuple[int, ...], first: int, parts: int) -> P:
 
 def place(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
     """Copies of a tree's arrays where `shardings` puts them; every process must have them equal."""
-    # A part that stays on its device would be the same memory, which a donated step overwrites.
-    return jax.tree.map(
-        lambda leaf, where: jax.device_put(jnp.copy(leaf), where),
-        tree,
-        shardings(tree, mesh, rules),
-    )
+
+    def put(leaf: Any, where: NamedSharding) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # JAX puts typed keys on this process's devices only, but their words on any.
+            words = put(jax.random.key_data(leaf), where)
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        # What stays on its device would be the same memory, which a donated step overwrites.
+        return jax.device_put(jnp.copy(leaf), where)
+
+    return jax.tree.map(put, tree, shardings(tree, mesh, rules))
 
 
 def constrain(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
