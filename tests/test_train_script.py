@@ -253,3 +253,156 @@ def test_two_processes_train_as_one_and_one_goes_on_alone(folder, whole):
 
     run(folder, *options, "--resume-from-checkpoint", "latest", devices=4)
     np.testing.assert_allclose(losses(folder / "two"), losses(whole), rtol=1e-5)
+
+
+# --- Without training, and with every option ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The module, for what need not be a process of its own."""
+    spec = spec_from_file_location("train_script", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def call(script, folder, monkeypatch):
+    """`main` with some options, by their names without groups, in the folder of the data."""
+    monkeypatch.chdir(folder)
+
+    def call(**values: Any) -> None:
+        values = {"num_processes": 1, "model_name": "model.json", "n_warmup_steps": 2, **values}
+        groups = {}
+        for group in dataclasses.fields(script.Options):
+            names = {field.name for field in dataclasses.fields(group.default)}
+            mine = {name: values.pop(name) for name in names & values.keys()}
+            groups[group.name] = dataclasses.replace(group.default, **mine)
+        assert not values
+        script.main(script.Options(**groups))
+
+    return call
+
+
+TRAINING = {"train_path": "train.csv", "global_batch_size": BATCH, "n_epochs": 2}
+
+
+def test_plan_trains_nothing(call, folder, capsys):
+    call(**TRAINING, plan=True, checkpoint_dir="planned")
+    printed = capsys.readouterr().out
+    for word in ("parameters", "FLOPs", "memory a device", "mesh", "40 of 16 images"):
+        assert word in printed
+    assert not (folder / "planned").exists() and not (folder / "checkpoints").exists()
+
+
+def test_validation_alone_finds_what_training_found(call, whole, capsys):
+    call(valid_path="valid.csv", model_name=str(whole / "open_clip"), global_batch_size=BATCH)
+    found = json.loads(capsys.readouterr().out)
+    expected = {name: value for name, value in validation(whole)[-1].items() if name != "step"}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_options_together(folder):
+    """Steps of SigLIP in bfloat16, with all that can be asked of them."""
+    output = run(
+        folder,
+        *DATA,
+        *"--global-batch-size 16 --n-epochs 1 --train-n-samples 48 --log-freq 1".split(),
+        *"--ema-decay 0.9 --lock-image 1 --layer-decay 0.8 --grad-clip-norm 1".split(),
+        *"--patch-dropout 0.5 --siglip --dtype bfloat16 --remat full --workers 1".split(),
+        *"--tensorboard --n-warmup-steps 1 --checkpoint-dir options".split(),
+    )
+    assert "3 steps" in output
+    entries = read_lines(folder / "options" / "log.jsonl")
+    assert len(losses(folder / "options")) == 3 and all(map(math.isfinite, losses(folder / "options")))
+    assert entries[0]["logit_scale"] == pytest.approx(10, rel=1e-3)
+    assert list((folder / "options" / "tensorboard").glob("events.*"))
+    assert eqx_clip.load(folder / "options" / "open_clip").logit_bias is not None
+
+
+def test_float16_and_zero_shot_accuracy(folder):
+    for digit, name in enumerate(("zero", "one")):
+        (folder / "classes" / name).mkdir(parents=True)
+        for i in np.flatnonzero(load_digits().target == digit)[:3]:
+            pixels = (load_digits().images[i] * 255 / 16).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "classes" / name / f"{i}.png")
+    run(
+        folder,
+        *("--train-path", "train.csv", "--model-name", "model.json", "--train-n-samples", 48),
+        *"--global-batch-size 16 --n-epochs 1 --log-freq 1 --n-warmup-steps 1".split(),
+        *"--dtype float16 --zero-shot-path classes --checkpoint-dir half".split(),
+    )
+    assert all(map(math.isfinite, losses(folder / "half")))
+    last = read_lines(folder / "half" / "log.jsonl")[-1]
+    assert any(name.startswith("zero_shot/") and 0 <= last[name] <= 1 for name in last)
+
+
+# --- Bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"global_batch_size": 17, "accumulate": 2}, "17"),
+        ({"mesh": (64, 1)}, "64"),
+        ({"train_path": "trian.csv"}, "trian.csv"),
+        ({"valid_path": "vald.csv"}, "vald.csv"),
+        ({"model_name": "vit-bse-patch32"}, "vit-base-patch32"),
+        ({"image_key": "picture"}, "image_path"),
+        ({"train_path": None}, "--train-path"),
+        ({"process_id": 3, "num_processes": None}, "coordinator_address"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_options_are_refused_before_a_folder_is_made(call, folder, wrong, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        call(**{**TRAINING, "checkpoint_dir": "refused", **wrong})
+    assert not (folder / "refused").exists()
+
+
+def test_an_empty_folder_is_not_resumed(call, folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        call(**TRAINING, resume_from_checkpoint="empty")
+    assert not list((folder / "empty").iterdir())
+
+
+def test_a_folder_of_another_run_is_not_written_to(call, whole):
+    before = sorted(whole.iterdir())
+    with pytest.raises(ValueError, match="resume-from-checkpoint latest"):
+        call(**TRAINING, checkpoint_dir=str(whole))
+    assert sorted(whole.iterdir()) == before and len(losses(whole)) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"beta2": 0.95}, "beta2"),
+        ({"global_batch_size": 32}, "batch_size"),
+        ({"model_name": "vit-nano-patch32"}, "model.name"),
+    ],
+    ids=["seed", "optimizer", "batch", "model"],
+)
+def test_a_run_is_not_resumed_with_other_options(call, whole, other, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        call(**{**TRAINING, "resume_from_checkpoint": str(whole), **other})
+    assert len(losses(whole)) == STEPS
+
+
+def test_a_loss_that_is_not_finite_names_step_checkpoint_and_records(call, folder):
+    with pytest.raises(FloatingPointError) as caught:
+        call(
+            **TRAINING,
+            **{"checkpoint_dir": "diverged", "checkpoint_steps": 1, "log_freq": 1},
+            **{"learning_rate": 1e30, "warmup_init": 0.0, "n_warmup_steps": 2},
+        )
+    found = re.search(r"loss of step (\d+) is .*is of step (\d+)", str(caught.value))
+    assert found is not None, caught.value
+    step, good = map(int, found.groups())
+    assert good <= step < STEPS and good == checkpoints(folder / "diverged")[-1]
+    assert "train.csv" in str(caught.value)
