@@ -318,7 +318,8 @@ def test_options_together(folder):
     )
     assert "3 steps" in output
     entries = read_lines(folder / "options" / "log.jsonl")
-    assert len(losses(folder / "options")) == 3 and all(map(math.isfinite, losses(folder / "options")))
+    assert len(losses(folder / "options")) == 3
+    assert all(map(math.isfinite, losses(folder / "options")))
     assert entries[0]["logit_scale"] == pytest.approx(10, rel=1e-3)
     assert list((folder / "options" / "tensorboard").glob("events.*"))
     assert eqx_clip.load(folder / "options" / "open_clip").logit_bias is not None
@@ -396,13 +397,9 @@ def test_a_run_is_not_resumed_with_other_options(call, whole, other, named):
 
 def test_a_loss_that_is_not_finite_names_step_checkpoint_and_records(call, folder):
     with pytest.raises(FloatingPointError) as caught:
-        call(
-            **TRAINING,
-            **{"checkpoint_dir": "diverged", "checkpoint_steps": 1, "log_freq": 1},
-            **{"learning_rate": 1e30, "warmup_init": 0.0, "n_warmup_steps": 2},
-        )
-    found = re.search(r"loss of step (\d+) is .*is of step (\d+)", str(caught.value))
-    assert found is not None, caught.value
-    step, good = map(int, found.groups())
-    assert good <= step < STEPS and good == checkpoints(folder / "diverged")[-1]
-    assert "train.csv" in str(caught.value)
+        call(**TRAINING, checkpoint_dir="diverged", learning_rate=1e30)
+    message = str(caught.value)
+    assert re.search(r"loss of step \d is (nan|inf)", message)
+    assert f"checkpoint in {folder / 'diverged'} is of step None" in message  # the first epoch's
+    assert len(re.findall(r"train\.csv, row \d+: ", message)) == BATCH
+    assert not checkpoints(folder / "diverged")
