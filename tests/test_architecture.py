@@ -26,7 +26,8 @@ LAYERS = [
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
     {"_openclip", "_registry", "_hub", "_zero_shot"},
-    {"_load", "_save", "_inference"},
+    {"_load", "_save"},
+    {"_inference"},
     {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
     {
         "train._distributed",
@@ -37,7 +38,14 @@ LAYERS = [
     },
     {"train._forward", "train._optimizer", "train._state"},
     {"train._checkpoint", "train._save_schedule", "train._step", "train._watchdog"},
-    {"train._finite", "train._log", "train._meter", "train._plan", "train._prefetch", "train._retrieval"},
+    {
+        "train._finite",
+        "train._log",
+        "train._meter",
+        "train._plan",
+        "train._prefetch",
+        "train._retrieval",
+    },
     {"train._console", "train._curves", "train._evaluate", "train._zero_shot_accuracy"},
     {"train.__main__"},
 ]
