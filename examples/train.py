@@ -12,13 +12,12 @@ bit. `--plan` says what a run would take, and trains nothing; `--help` has all o
 
 import contextlib
 import dataclasses
-import datetime
+import functools
 import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 import eqx_clip
 from eqx_clip import sharding, train
@@ -98,6 +97,10 @@ class Model:
     """Lock the image tower but for its last so many groups of layers; 0: all of it."""
     lock_text: int | None = None
     """Lock the text tower, likewise."""
+
+    @property
+    def is_new(self) -> bool:
+        return self.pretrained is None and not Path(self.model_name).is_dir()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,100 +180,111 @@ class Options:
 
 # --- Training --------------------------------------------------------------------------------
 
+logger = logging.getLogger("train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What does not change during a run."""
+
+    options: Options
+    mesh: Mesh
+    sources: dict[str, AbstractSource]
+    schedule: optax.Schedule
+    step: train.TrainStep
+    eval_step: train.EvalStep
+    total: int
+
 
 def main(options: Options) -> None:
-    run = options.run
+    data, run = options.data, options.run
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("eqx_clip").setLevel(logging.INFO)
     train.initialize(run.coordinator_address, run.num_processes, run.process_id)
     first = jax.process_index() == 0
-    logger = logging.getLogger("train")
     logger.setLevel(logging.INFO if first else logging.ERROR)
     for group in dataclasses.asdict(options).values():
         for name, value in group.items():
             logger.info("%s: %s", name.replace("_", "-"), value)
+    if data.shuffle_buffer_size is not None:
+        logger.warning("--shuffle-buffer-size has no use any more: epochs are shuffled whole.")
 
     mesh = sharding.make_mesh(*(run.mesh or (None, 1)))
-    check(options, mesh)
+    sharding.check_batch_size(data.global_batch_size, mesh, options.optimizer.accumulate)
     model = build(options, skeleton=True)
-    feeds = {}
+    sources = {}
     for what in ("train", "valid"):
-        if getattr(options.data, f"{what}_path") is not None:
-            source = opened(options, what)
-            batch = next(feed(options, what, source, model, workers=0))  # what is wrong shows here
-            logger.info("%s: %d examples, %d a batch", what, len(source), len(batch["index"]))
-            feeds[what] = source
-    if not feeds and options.data.zero_shot_path is None:
+        path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
+        if path is not None:
+            keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
+            source = sources[what] = open_source(path, n_samples=count, **keys)
+            with feed(options, what, source, model, workers=0) as examples:
+                next(examples)  # what is wrong with the data shows here
+            logger.info("%s: %s examples in %s", what, f"{len(source):,}", path)
+    if not sources and data.zero_shot_path is None:
         raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
+    total = run.n_epochs * (len(sources.get("train", ())) // data.global_batch_size)
+    train.check_same(batch_size=data.global_batch_size, seed=run.seed, total_steps=total)
 
-    steps_per_epoch = total = 0
-    if "train" in feeds:
-        steps_per_epoch = len(feeds["train"]) // options.data.global_batch_size
-        total = run.n_epochs * steps_per_epoch
-    train.check_same(
-        global_batch_size=options.data.global_batch_size,
-        seed=run.seed,
-        total_steps=total,
-        valid_examples=len(feeds.get("valid", ())),
-    )
     optimizer, schedule = make_optimizer(options, total)
-    step = make_step(options, optimizer, model, mesh)
-    if run.plan:
-        print(plan(options, model, optimizer, step, mesh, total))
-        return
-
-    if is_new(options.model):
-        model = build(options)
-    state = train.init_state(
-        model,
-        optimizer,
-        mesh,
+    step, features = make_step(options, optimizer, model, mesh), train.make_eval_step(mesh)
+    eval_step = lambda model, batch: features(model, sharding.global_batch(batch, mesh))  # noqa: E731
+    setup = Setup(options, mesh, sources, schedule, step, eval_step, total)
+    make_state = functools.partial(
+        train.init_state,
+        optimizer=optimizer,
         key=jax.random.key(run.seed),
         ema=options.optimizer.ema_decay is not None,
         scale_loss=options.model.dtype == "float16",
     )
-    folder, resume_step, resuming = where(options)
+    if run.plan:
+        sizes = {"batch_size": data.global_batch_size, "total_steps": total}
+        for name, value in train.plan(model, make_state, step, mesh, **sizes).items():
+            print(f"{name}: {value}")
+        return
+
+    folder = train.run_folder(
+        Path(options.model.model_name).stem, run.checkpoint_dir, run.resume_from_checkpoint
+    )
+    state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
     config = {  # what must be equal for a run to go on
         "model": {"name": options.model.model_name, "siglip": options.model.siglip},
-        "tokens": model.tokenizer.context_length,
+        "context_length": model.tokenizer.context_length,
         "preprocess": model.preprocess,
         "optimizer": dataclasses.replace(options.optimizer, accumulate=1),
-        "data": {"batch_size": options.data.global_batch_size, "seed": run.seed},
+        "data": {"batch_size": data.global_batch_size, "seed": run.seed},
         "steps": total,
     }
-    with train.Checkpointer(folder, config=config, keep=run.checkpoint_keep) as checkpointer:
-        if resuming:
-            state = checkpointer.restore(state, resume_step)
-            logger.info("resumed at step %d from %s", int(state.step), folder)
+    with train.Checkpointer(folder.path, config=config, keep=run.checkpoint_keep) as checkpointer:
+        if folder.resumes:
+            state = checkpointer.restore(state, folder.step)
+            logger.info("resumed at step %d from %s", int(state.step), folder.path)
+        elif total and checkpointer.latest() is not None:
+            raise ValueError(
+                f"{folder.path} holds the checkpoints of another run: go on with it by "
+                "--resume-from-checkpoint latest, or say another --checkpoint-dir."
+            )
         if total:
-            logger.info("%d steps, checkpoints in %s", total, folder)
-            logger.info("chance level of the loss, ln(batch): %.4f", chance(options))
-            state = fit(options, state, step, schedule, feeds, mesh, checkpointer, folder, total)
+            logger.info("%d steps, checkpoints in %s", total, folder.path)
+            chance = math.log(data.global_batch_size)
+            logger.info("chance level of the loss, ln(batch): %.4f", chance)
+            state = fit(setup, state, checkpointer)
         else:
-            print(json.dumps(evaluate(options, state, feeds, mesh), indent=2) if first else "")
+            values = json.dumps(evaluate(setup, state), indent=2)
+            if first:
+                print(values)
     if total:
-        export(options, state, folder, logger)
-
-
-def check(options: Options, mesh: Any) -> None:
-    """Refuses what cannot work, before anything is read."""
-    data, of_model = options.data, options.model
-    sharding.check_batch_size(data.global_batch_size, mesh, options.optimizer.accumulate)
-    if data.shuffle_buffer_size is not None:
-        logging.warning("--shuffle-buffer-size has no use any more: epochs are shuffled whole.")
-    platform = mesh.devices.flat[0].platform
-    if of_model.dtype == "float16" and platform == "tpu":
-        raise ValueError("TPUs do not compute in float16: use --dtype bfloat16.")
-    if options.run.n_epochs < 1:
-        raise ValueError(f"--n-epochs must be at least 1; got {options.run.n_epochs}.")
+        export(run, state, folder.path)
 
 
 def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
-    """The model to begin with; as a skeleton its shapes, preprocessing and tokenizer only."""
+    """The model to begin with; of a new one, as a skeleton, shapes and preprocessing only."""
     model = options.model
-    sizes = {"image_size": model.image_size, "context_length": model.context_len}
-    if not is_new(model):
-        loaded = eqx_clip.load(model.model_name, model.pretrained, **sizes)
+    size, length = model.image_size, model.context_len
+    if not model.is_new:
+        loaded = eqx_clip.load(
+            model.model_name, model.pretrained, image_size=size, context_length=length
+        )
         return with_start(loaded, model)
     config: Any = model.model_name
     if config.endswith(".json"):
@@ -278,33 +292,25 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
         config = config.get("model_cfg", config)
 
     def make(key: jax.Array) -> eqx_clip.CLIP:
-        return with_start(eqx_clip.create(config, key=key, **sizes), model)
+        new = eqx_clip.create(config, key=key, image_size=size, context_length=length)
+        return with_start(new, model)
 
     key = jax.random.key(options.run.seed)
     return eqx.filter_eval_shape(make, key) if skeleton else make(key)
 
 
-def is_new(model: Model) -> bool:
-    return model.pretrained is None and not Path(model.model_name).is_dir()
-
-
 def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     """The temperature and the bias that training begins with."""
-    scale = math.log(10) if options.siglip and options.pretrained is None else None
-    scale = options.temp_init if options.temp_init is not None else scale
-    if scale is not None:
-        new = jnp.asarray(scale, jnp.float32)
-        model = eqx.tree_at(lambda model: model.logit_scale, model, new)
-    if options.siglip and model.logit_bias is None:
-        bias = jnp.asarray(-10.0, jnp.float32)
-        model = eqx.tree_at(lambda m: m.logit_bias, model, bias, is_leaf=lambda x: x is None)
-    return model
-
-
-def opened(options: Options, what: str) -> AbstractSource:
-    data = options.data
-    path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
-    return open_source(path, image_key=data.image_key, text_key=data.text_key, n_samples=count)
+    scale, bias = options.temp_init, model.logit_bias
+    if options.siglip and bias is None:  # as the paper begins
+        scale, bias = math.log(10) if scale is None else scale, jnp.asarray(-10.0, jnp.float32)
+    scale = model.logit_scale if scale is None else jnp.asarray(scale, jnp.float32)
+    return eqx.tree_at(
+        lambda model: (model.logit_scale, model.logit_bias),
+        model,
+        (scale, bias),
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 def feed(
@@ -312,71 +318,55 @@ def feed(
     what: str,
     source: AbstractSource,
     model: eqx_clip.CLIP,
-    *,
-    start_step: int = 0,
-    workers: int | None = None,
+    **where: int,
 ) -> Batches:
-    data, preprocess = options.data, model.preprocess
-    training = what == "train"
-    if training:
-        preprocess = eqx_clip.Augment(
-            preprocess.image_size,
-            preprocess.mean,
-            preprocess.std,
-            scale=data.augment_scale,
-            draft=data.draft,
-        )
+    data, of_model, training = options.data, model.preprocess, what == "train"
+    crops: Any = {"scale": data.augment_scale, "draft": data.draft}
+    augmented = eqx_clip.Augment(of_model.image_size, of_model.mean, of_model.std, **crops)
     return batches(
         source,
         batch_size=data.global_batch_size,
-        preprocess=preprocess,
+        preprocess=augmented if training else of_model,
         tokenizer=model.tokenizer,
         seed=options.run.seed,
         shuffle=training,
         epochs=options.run.n_epochs if training else 1,
         drop_remainder=training,
-        start_step=start_step,
-        num_workers=data.workers if workers is None else workers,
+        start_step=where.get("start_step", 0),
+        num_workers=where.get("workers", data.workers),
     )
 
 
 def make_optimizer(
     options: Options, total: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    of = options.optimizer
-    warmup = of.n_warmup_steps
+    of, warmup = options.optimizer, options.optimizer.n_warmup_steps
     if total and warmup >= total:
-        logging.warning(
-            "A warmup of %d steps is as long as the run, %d steps, or longer: taking %d. Say "
-            "--n-warmup-steps.",
-            *(warmup, total, total // 10),
+        shorter = total // 10
+        logger.warning(
+            f"A warmup of {warmup} steps is longer than the run of {total} steps, or as long: "
+            f"taking {shorter}. Say --n-warmup-steps."
         )
-        warmup = total // 10
+        warmup = shorter
     rise = {"warmup_steps": warmup, "warmup_init": of.warmup_init}
     if of.learning_rate_scheduler == "cosine" and total:
         schedule = train.cosine_schedule(of.learning_rate, total_steps=total, **rise)
     else:
         schedule = train.constant_schedule(of.learning_rate, **rise)
-    optimizer = train.adamw(
-        schedule,
-        b1=of.beta1,
-        b2=of.beta2,
-        eps=of.eps,
-        weight_decay=of.weight_decay,
-        layer_decay=of.layer_decay,
-    )
+    betas = {"b1": of.beta1, "b2": of.beta2, "eps": of.eps}
+    decays = {"weight_decay": of.weight_decay, "layer_decay": of.layer_decay}
+    optimizer = train.adamw(schedule, **betas, **decays)
     if of.grad_clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(of.grad_clip_norm), optimizer)
     return optimizer, schedule
 
 
 def make_step(
-    options: Options, optimizer: optax.GradientTransformation, model: eqx_clip.CLIP, mesh: Any
+    options: Options, optimizer: optax.GradientTransformation, model: eqx_clip.CLIP, mesh: Mesh
 ) -> train.TrainStep:
-    of = options.model
-    locked = None
+    of, learns = options.model, None
     if of.lock_image is not None or of.lock_text is not None:
-        locked = train.trainable(model, image_groups=of.lock_image, text_groups=of.lock_text)
+        learns = train.trainable(model, image_groups=of.lock_image, text_groups=of.lock_text)
     return train.make_train_step(
         optimizer,
         mesh,
@@ -386,155 +376,91 @@ def make_step(
         remat="full" if of.grad_checkpoint else of.remat,
         patch_dropout=of.patch_dropout,
         ema_decay=options.optimizer.ema_decay,
-        trainable=locked,
+        trainable=learns,
     )
 
 
 def fit(
-    options: Options,
-    state: train.TrainState,
-    step: train.TrainStep,
-    schedule: optax.Schedule,
-    sources: dict[str, AbstractSource],
-    mesh: Any,
-    checkpointer: train.Checkpointer,
-    folder: str,
-    total: int,
+    setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer
 ) -> train.TrainState:
     """Every step that is left, with checkpoints, evaluation and logs."""
-    run, batch_size = options.run, options.data.global_batch_size
-    steps_per_epoch, start = total // run.n_epochs, int(state.step)
-    due = train.SaveSchedule(
-        steps=run.checkpoint_steps or (run.checkpoint_freq * steps_per_epoch or None),
+    options, run, total = setup.options, setup.options.run, setup.total
+    batch_size = options.data.global_batch_size
+    source, start, each_epoch = setup.sources["train"], int(state.step), total // run.n_epochs
+    saves = train.SaveSchedule(
+        steps=run.checkpoint_steps or (run.checkpoint_freq * each_epoch or None),
         minutes=run.checkpoint_minutes,
     )
     with contextlib.ExitStack() as stack:
         console = train.Console(total, start_step=start)
-        stack.callback(console.close)
-        loggers = [console, *make_loggers(options, folder, start)]
-        for logger in loggers[1:]:
-            stack.callback(logger.close)
-        data = stack.enter_context(
-            feed(options, "train", sources["train"], state.model, start_step=start)
-        )
-        ready = train.prefetch(data, mesh, text=state.model.text)
-        stack.callback(ready.close)  # pyright: ignore[reportAttributeAccessIssue]
+        log_options: Any = {"start_step": start, "tensorboard": run.tensorboard}
+        log_options |= {"wandb_project": run.wandb_project, "config": dataclasses.asdict(options)}
+        loggers = [console, *train.make_loggers(checkpointer.folder, **log_options)]
+        for closes in loggers:
+            stack.callback(closes.close)
+        data = stack.enter_context(feed(options, "train", source, state.model, start_step=start))
+        ready = train.prefetch(data, setup.mesh, text=state.model.text)
+        stack.enter_context(contextlib.closing(ready))
         preemption = stack.enter_context(train.Preemption())
         watchdog = stack.enter_context(
             train.Watchdog(limit=run.step_timeout, first_limit=max(3600.0, run.step_timeout))
         )
         meter, before = train.Meter(), None
-        watchdog.beat("the first step")
+        watchdog.beat("the first batch")
         for i, batch in enumerate(meter.waits(ready), start):
-            watchdog.beat(f"step {i}")
-            profile(run, folder, i - start)
-            state, metrics = step(state, batch)
+            watchdog.beat(f"step {i}", limit=None if i > start else watchdog.first_limit)
+            profile(run, checkpointer.folder, i - start)
+            state, metrics = setup.step(state, batch)
             meter.count(batch_size)
             if before is not None:  # the step before: this one is still being computed
-                check_loss(*before, sources["train"], folder, checkpointer)
-            before, done = (i, metrics, batch["index"]), i + 1
+                train.check_loss(*before, source, checkpointer)
+            before, done = (i, metrics["loss"], batch["index"]), i + 1
             if i == start or done % run.log_freq == 0 or done == total:
                 values = {name: float(value) for name, value in metrics.items()}
-                values |= {"learning_rate": float(schedule(i)), "chance": chance(options)}
-                values |= meter.read() if i > start else {}
-                for logger in loggers:
-                    logger.log(i, values)
-                if i == start:
-                    meter.reset()  # compiling is no training
+                values |= {"learning_rate": float(np.asarray(setup.schedule(i)))}
+                values |= {"chance": math.log(batch_size), **(meter.read() if i > start else {})}
+                for log in loggers:
+                    log.log(i, values)
+            if i == start:
+                meter.reset()  # compiling is no training
             console.advance(i)
-            stop = preemption.should_stop(done)
-            if stop or done == total or due.due(done):
-                check_loss(*before, sources["train"], folder, checkpointer)
+            stops = preemption.should_stop(done)
+            if saves.due(done) or stops or done == total:
+                train.check_loss(*before, source, checkpointer)
                 watchdog.beat(f"the checkpoint of step {done}", limit=3600)
                 checkpointer.save(done, state)
-                meter.reset()
-            if stop:
+            if stops:
                 checkpointer.close()
                 sys.exit(0)
-            if done % steps_per_epoch == 0:
+            if done % each_epoch == 0:
                 watchdog.beat(f"the evaluation after step {done}", limit=36000)
-                values = evaluate(options, state, sources, mesh)
-                for logger in loggers if values else ():
-                    logger.log(i, values)
+                values = evaluate(setup, state)
+                for log in loggers if values else ():
+                    log.log(i, values)
                 meter.reset()
             watchdog.beat(f"the batch of step {done}")
     return state
 
 
-def check_loss(
-    step: int,
-    metrics: train.Metrics,
-    index: np.ndarray,
-    source: AbstractSource,
-    folder: str,
-    checkpointer: train.Checkpointer,
-) -> None:
-    loss = float(metrics["loss"])
-    if math.isfinite(loss):
-        return
-    records = ", ".join(source.where(int(i)) for i in index[:16])
-    raise FloatingPointError(
-        f"The loss of step {step} is {loss}. The last good checkpoint in {folder} is of step "
-        f"{checkpointer.latest()}. Records of the batch in this process: {records}"
-        f"{', ...' if len(index) > 16 else ''}. Lower the learning rate, or look at the data."
-    )
-
-
-def evaluate(
-    options: Options, state: train.TrainState, sources: dict[str, AbstractSource], mesh: Any
-) -> dict[str, float]:
+def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
     """Validation loss, retrieval and zero-shot accuracy, of the moving average if there is one."""
+    data, sources, values = setup.options.data, setup.sources, {}
     model = state.model if state.ema is None else state.ema
-    values: dict[str, float] = {}
     if "valid" in sources:
-        eval_step = evaluation_step(mesh)
-        with feed(options, "valid", sources["valid"], model) as data:
-            found = train.validate(
-                lambda model, batch: eval_step(model, sharding.global_batch(batch, mesh)),
-                model,
-                data,
-                batch_size=options.data.global_batch_size,
-            )
+        with feed(setup.options, "valid", sources["valid"], model) as examples:
+            size = data.global_batch_size
+            found = train.validate(setup.eval_step, model, examples, batch_size=size)
         values |= {f"val/{name}": value for name, value in found.items()}
-    if options.data.zero_shot_path is not None:
-        here = train.on_one_device(model)
-        classes = open_classes(options.data.zero_shot_path)
+    if data.zero_shot_path is not None:
+        model, classes = train.on_one_device(model), open_classes(data.zero_shot_path)
         classifier = eqx_clip.zero_shot_classifier(
-            here, classes.class_names, options.data.zero_shot_templates
+            model, classes.class_names, data.zero_shot_templates
         )
         found = train.zero_shot_accuracy(
-            here, classes.images, classes.labels, classifier, progress=False
+            model, classes.images, classes.labels, classifier, progress=False
         )
         values |= {f"zero_shot/{name}": value for name, value in found.items()}
     return values
-
-
-_EVAL_STEPS: dict[Any, Any] = {}
-
-
-def evaluation_step(mesh: Any) -> Any:
-    """One for each mesh, compiled once."""
-    return _EVAL_STEPS.setdefault(mesh, train.make_eval_step(mesh))
-
-
-def chance(options: Options) -> float:
-    return math.log(options.data.global_batch_size)
-
-
-def make_loggers(options: Options, folder: str, start: int) -> Iterator[train.Logger]:
-    """On the first process: JSON lines, and what is asked for."""
-    run = options.run
-    if jax.process_index():
-        return
-    if "://" not in folder:
-        os.makedirs(folder, exist_ok=True)
-        yield train.JSONLines(Path(folder, "log.jsonl"), start_step=start)
-    if run.tensorboard:
-        yield train.TensorBoard(os.path.join(folder, "tensorboard"), start_step=start)
-    if run.wandb_project is not None:
-        name = os.path.basename(folder.rstrip("/"))
-        config = dataclasses.asdict(options)
-        yield train.WandB(run.wandb_project, run_id=name, config=config)
 
 
 def profile(run: Run, folder: str, steps: int) -> None:
@@ -544,97 +470,20 @@ def profile(run: Run, folder: str, steps: int) -> None:
         jax.profiler.stop_trace()
 
 
-def where(options: Options) -> tuple[str, int | None, bool]:
-    """The run's folder, the step to resume at (None: the latest), and whether to resume."""
-    run = options.run
-    root, resume = run.checkpoint_dir, run.resume_from_checkpoint
-    if resume is None:
-        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        name = Path(options.model.model_name).stem
-        return root or _agreed(os.path.join("checkpoints", f"{now}_{name}")), None, False
-    if resume == "latest" and root is None:
-        runs = sorted(path for path in Path("checkpoints").glob("*") if path.is_dir())
-        if not runs:
-            raise ValueError("There is no run in ./checkpoints to resume: say --checkpoint-dir.")
-        return _agreed(str(runs[-1])), None, True
-    folder = str(root if resume == "latest" else resume).rstrip("/")
-    parent, _, name = folder.rpartition("/")
-    step = int(name) if name.isdigit() and parent else None
-    return (folder if step is None else parent), step, True
-
-
-def _agreed(text: str) -> str:
-    """What process 0 says."""
-    padded = np.zeros(512, np.uint8)
-    padded[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
-    agreed = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
-    return agreed.tobytes().rstrip(b"\0").decode()
-
-
-def export(options: Options, state: train.TrainState, folder: str, logger: logging.Logger) -> None:
+def export(run: Run, state: train.TrainState, folder: str) -> None:
     """The model, or its moving average, in OpenCLIP's format."""
-    to = options.run.export_dir or (None if "://" in folder else os.path.join(folder, "open_clip"))
+    to = run.export_dir or (None if "://" in folder else os.path.join(folder, "open_clip"))
     model = train.on_one_device(state.model if state.ema is None else state.ema)
     if to is not None and jax.process_index() == 0:
         eqx_clip.save(model, to)
         logger.info("saved in OpenCLIP's format: %s", to)
 
 
-def plan(
-    options: Options,
-    model: eqx_clip.CLIP,
-    optimizer: optax.GradientTransformation,
-    step: train.TrainStep,
-    mesh: Any,
-    total: int,
-) -> str:
-    """Parameters, FLOPs, memory, steps and mesh of a run, from shapes alone."""
-
-    def make(model: eqx_clip.CLIP) -> train.TrainState:
-        return train.init_state(
-            model,
-            optimizer,
-            key=jax.random.key(0),
-            ema=options.optimizer.ema_decay is not None,
-            scale_loss=options.model.dtype == "float16",
-        )
-
-    size, context = options.data.global_batch_size, model.tokenizer.context_length
-    pixels = (3, model.preprocess.height, model.preprocess.width)
-    rows = sharding.rows(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *pixels), np.uint8, sharding=rows),
-        "tokens": jax.ShapeDtypeStruct((size, context), np.int32, sharding=rows),
-    }
-    state = eqx.filter_eval_shape(make, model)
-    places = sharding.shardings(state, mesh)
-    state = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places
-    )
-    memory = step.lower(state, batch).compile().memory_analysis()
-    count = sum(leaf.size for leaf in jax.tree.leaves(model))
-    gib = 1 / 2**30
-    lines = {
-        "model": f"{options.model.model_name}, {count:,} parameters",
-        "mesh": f"{dict(mesh.shape)}, {jax.process_count()} processes",
-        "steps": f"{total:,} of {size:,} examples; {total // options.run.n_epochs:,} an epoch",
-        "FLOPs a step": f"{3 * size * train.forward_flops(model):.3g} (three forward passes)",
-        "memory a device": (
-            f"{memory.argument_size_in_bytes * gib:.2f} GiB of state and batch, "
-            f"{memory.temp_size_in_bytes * gib:.2f} GiB while a step is computed"
-        ),
-    }
-    return "\n".join(f"{name}: {value}" for name, value in lines.items())
-
-
 if __name__ == "__main__":
-    parsed = tyro.cli(
-        Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff],
-        description=__doc__,
-    )
+    flags = Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
     try:
-        main(parsed)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
+        main(tyro.cli(flags, description=__doc__))
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if jax.distributed.is_initialized():
             raise
         sys.exit(f"error: {error}")

@@ -1,7 +1,14 @@
 """What tests anywhere below may ask for."""
 
+import os
 import socket
 import threading
+
+
+# Read when JAX first looks for devices: eight of them, for what runs on a mesh.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".lstrip()
+)
 
 import huggingface_hub.constants
 import huggingface_hub.hf_api

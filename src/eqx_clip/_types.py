@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
     Activation = Literal["gelu", "quick_gelu"]
     Head = Literal["linear", "mlp"]
+    Remat = Literal["none", "dots", "full"]
     Count = int
     Size = int | tuple[int, int]
     Real = Number = int | float
 else:
     Number = int | float | np.integer | np.floating  # executed annotations promote nothing
-    ImageLike = TextLike = Input = PathLike = Activation = Head = Count = Size = Real = Any
+    ImageLike = TextLike = Input = PathLike = Activation = Head = Remat = Count = Size = Real = Any
 
 # Executes the annotations of a public function in every session, not only under the test plugin.
 typed = jaxtyped(typechecker=beartype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
@@ -110,12 +110,21 @@ def _largest_axis(shape: tuple[int, ...], first: int, parts: int) -> P:
 
 def place(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
     """Copies of a tree's arrays where `shardings` puts them; every process must have them equal."""
+    return jax.tree.map(_put, tree, shardings(tree, mesh, rules))
+
+
+def _put(leaf: Any, where: NamedSharding) -> Array:
+    # Where some of the devices are other processes', `device_put` refuses typed keys, and compiles
+    # a program for each shape to see whether the processes agree.
+    if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers = _put(jax.random.key_data(leaf), where)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    local = not isinstance(leaf, Array) or leaf.is_fully_addressable
+    if local and not where.is_fully_addressable:
+        value = np.asarray(leaf)
+        return jax.make_array_from_callback(value.shape, where, lambda at: np.array(value[at]))
     # A part that stays on its device would be the same memory, which a donated step overwrites.
-    return jax.tree.map(
-        lambda leaf, where: jax.device_put(jnp.copy(leaf), where),
-        tree,
-        shardings(tree, mesh, rules),
-    )
+    return jax.device_put(jnp.copy(leaf), where)
 
 
 def constrain(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
@@ -130,7 +139,7 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
-def copies(mesh: Mesh) -> NamedSharding:
+def copies(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole of an array on every device."""
     return NamedSharding(mesh, P())
 

@@ -7,6 +7,7 @@ from ._distributed import check_same as check_same
 from ._distributed import initialize as initialize
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import validate as validate
+from ._finite import check_loss as check_loss
 from ._flops import forward_flops as forward_flops
 from ._forward import Batch as Batch
 from ._groups import layer_rates as layer_rates
@@ -15,14 +16,17 @@ from ._log import JSONLines as JSONLines
 from ._log import Logger as Logger
 from ._log import TensorBoard as TensorBoard
 from ._log import WandB as WandB
+from ._log import make_loggers as make_loggers
 from ._log import read_lines as read_lines
 from ._meter import Meter as Meter
 from ._optimizer import adamw as adamw
 from ._optimizer import weight_decay_mask as weight_decay_mask
+from ._plan import plan as plan
 from ._precision import LossScale as LossScale
 from ._preemption import Preemption as Preemption
 from ._prefetch import prefetch as prefetch
 from ._retrieval import retrieval_metrics as retrieval_metrics
+from ._run_folder import run_folder as run_folder
 from ._save_schedule import SaveSchedule as SaveSchedule
 from ._schedule import constant_schedule as constant_schedule
 from ._schedule import cooldown_schedule as cooldown_schedule

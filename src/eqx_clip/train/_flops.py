@@ -10,7 +10,7 @@ from .._text import TextTransformer
 from .._vision import VisionTransformer
 
 
-def forward_flops(model: CLIP) -> float:
+def forward_flops(model: CLIP) -> int:
     """Of one image and one text: a multiplication and an addition for each product, 2 in all.
 
     Of matrix products and convolutions only, all blocks whole and texts uncut, as OpenCLIP computes
@@ -21,7 +21,7 @@ def forward_flops(model: CLIP) -> float:
     return _tower_flops(model.image, model) + _tower_flops(model.text, model)
 
 
-def _tower_flops(tower: Any, model: CLIP) -> float:
+def _tower_flops(tower: Any, model: CLIP) -> int:
     pixels = model.preprocess.height * model.preprocess.width
     if isinstance(tower, ConvNeXt):
         total = 2 * (pixels // 16) * tower.stem.weight.size

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,22 +14,21 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import DTypeLike, Float, Int32, PRNGKeyArray, PyTree
+from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from .._clip import CLIP, unit
 from .._layers import Index, Policy, Stack
-from .._types import AnyArray
+from .._types import AnyArray, Remat
 from ..sharding import Rule, copies, shardings
 
 
-Remat = Literal["none", "dots", "full"]
 Batch = Mapping[str, AnyArray]
 Features = tuple[Float[Array, "batch embed"], Float[Array, "batch embed"]]
 
 _GATHERED = "gathered weights"
 # What a block keeps of its forward pass for the gradient. Weights gathered from other devices are
 # never kept: all layers' together would be the whole model.
-_POLICIES: dict[str, Callable[..., bool] | None] = {
+_POLICIES: dict[str, Policy] = {
     "none": jax.checkpoint_policies.save_anything_except_these_names(_GATHERED),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": None,
@@ -44,8 +43,9 @@ class Forward:
 
     - `mesh`: over which parameters are spread, by `rules`, and gathered; None: one device.
     - `dtype`: what towers compute in; None: the dtype of their weights.
-    - `remat`: "none" keeps every block's intermediate results for the gradient, "dots" the outputs
-      of its linear layers, "full" its input only, and computes the rest again.
+    - `remat`: what is kept of a block for the gradient; the rest is computed again. "none": what
+      the block itself says (a transformer's: the outputs of its linear layers), otherwise all;
+      "dots": the outputs of linear layers; "full": its input only.
     - `patch_dropout`: the share of an image's patches that is left out.
     - `trainable`: as `train.trainable` gives it; None: all parameters.
     """
@@ -67,7 +67,7 @@ class Forward:
         """Whether parameters lie on several devices."""
         return self.mesh is not None and self.mesh.shape["fsdp"] > 1
 
-    def __call__(self, model: CLIP, batch: Batch, keys: PRNGKeyArray | None) -> Features:
+    def __call__(self, model: CLIP, batch: Batch, keys: Key[Array, " batch"] | None) -> Features:
         model = self._prepared(model)
         images = jnp.asarray(batch["image"])
         if images.dtype == jnp.uint8:
@@ -116,7 +116,7 @@ class Forward:
         return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
 
 
-def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> PRNGKeyArray | None:
+def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> Key[Array, " batch"] | None:
     """A key for each row of a global batch, whatever device computes it."""
     return None if key is None else jax.vmap(functools.partial(jr.fold_in, key))(rows)
 
@@ -138,12 +138,13 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
 
     @property
     def policy(self) -> Policy:
+        """By which a stack applies `jax.checkpoint`; "none" leaves it to the block."""
         own = _POLICIES[self.remat]
         return getattr(self.block, "policy", own) if self.remat == "none" else own
 
     def __call__(self, x: Array) -> Array:
         block: Any = self._gathered(self.block)
-        return block(x)  # the stack applies the policy
+        return block(x)
 
     def at(self, x: Array, i: Index) -> Array:
         def gathered(block: BlockT, x: Array, i: Index) -> Array:

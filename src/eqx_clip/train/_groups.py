@@ -41,7 +41,7 @@ def trainable(
         if wanted < 0:
             raise ValueError(f"Expected a number of groups of at least 0; got {wanted}.")
         groups, count = _groups(tower)
-        locked = jax.tree.map(lambda group: group >= count - wanted, groups)
+        locked = jax.tree.map(lambda group: np.asarray(group >= count - wanted), groups)
         if isinstance(tower, ConvNeXt):  # whose head OpenCLIP keeps outside of what it locks
             head = jax.tree.map(lambda _: np.asarray(True), tower.head)
             locked = _replaced(locked, "head", head)
@@ -62,7 +62,7 @@ def layer_rates(model: CLIP, decay: Number) -> PyTree[np.ndarray]:
 
     def rates(_: str, tower: Any) -> PyTree[np.ndarray]:
         groups, count = _groups(tower)
-        return jax.tree.map(lambda group: float(decay) ** (count - 1 - group), groups)
+        return jax.tree.map(lambda group: np.asarray(float(decay) ** (count - 1 - group)), groups)
 
     return _by_tower(model, rates, lambda _: np.asarray(1.0))
 
@@ -105,16 +105,16 @@ def _groups(tower: Any) -> tuple[PyTree[np.ndarray], int]:
 
 def _convnext_groups(tower: ConvNeXt) -> tuple[PyTree[np.ndarray], int]:
     # timm's: the stem, each block (the first of a stage with its downsampling), the head.
-    starts = 1 + np.cumsum([0, *(len(stage.stack) for stage in tower.stages)])
+    starts = (1 + np.cumsum([0, *(len(stage.stack) for stage in tower.stages)])).tolist()
 
     def group(path: tuple, leaf: Any) -> np.ndarray:
         field = path[0].name
         if field != "stages":
             return np.asarray(0 if field in ("stem", "stem_norm") else starts[-1])
-        start = starts[path[1].idx]
+        start = int(starts[path[1].idx])
         return np.asarray(start) if path[2].name == "downsample" else _along_depth(start, leaf)
 
-    return jax.tree_util.tree_map_with_path(group, tower), int(starts[-1]) + 1
+    return jax.tree_util.tree_map_with_path(group, tower), starts[-1] + 1
 
 
 def _along_depth(start: int, leaf: Any) -> np.ndarray:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
+import jax
+
 from .._types import Count, PathLike
 
 
@@ -161,3 +163,30 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def make_loggers(
+    folder: str,
+    *,
+    start_step: Count = 0,
+    tensorboard: bool = False,
+    wandb_project: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> list[Logger]:
+    """The loggers of a run's folder, on the first process; on the others none.
+
+    JSON lines in `log.jsonl` where the folder is local, TensorBoard's files in `tensorboard`, and a
+    run of Weights & Biases named as the folder, with `config`.
+    """
+    if jax.process_index():
+        return []
+    loggers: list[Logger] = []
+    if "://" not in folder:
+        os.makedirs(folder, exist_ok=True)
+        loggers.append(JSONLines(os.path.join(folder, "log.jsonl"), start_step=start_step))
+    if tensorboard:
+        loggers.append(TensorBoard(os.path.join(folder, "tensorboard"), start_step=start_step))
+    if wandb_project is not None:
+        name = os.path.basename(folder.rstrip("/"))
+        loggers.append(WandB(wandb_project, run_id=name, config=config))
+    return loggers

@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -25,7 +25,7 @@ def prefetch(
     *,
     text: Any = None,
     ahead: Count = 2,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """This process's batches as global ones, drawn in a thread while devices compute.
 
     **Arguments:**

@@ -1,7 +1,7 @@
 """What a training step takes and gives."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -52,7 +52,7 @@ def init_state(
     - `scale_loss`: for float16, whose small gradients need it.
     """
 
-    def copied(tree):
+    def copied(tree: Any) -> Any:
         if mesh is None:
             return jax.tree.map(jnp.copy, tree)
         return place(tree, mesh, rules)
@@ -69,4 +69,5 @@ def init_state(
         opt_state = jax.jit(make_opt_state, out_shardings=where)(params)
     rest = jnp.zeros((), jnp.int32), key, LossScale() if scale_loss else None
     step, key, loss_scale = copied(rest)
-    return TrainState(model, opt_state, step, copied(model) if ema else None, key, loss_scale)
+    average = copied(model) if ema else None
+    return TrainState(model, opt_state, step, average, key, loss_scale)

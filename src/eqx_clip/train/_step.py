@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -19,10 +19,10 @@ from jaxtyping import DTypeLike, Float, PyTree
 from .._checks import as_count
 from .._clip import CLIP
 from .._loss import clip_loss, siglip_loss
-from .._types import Count, Real
+from .._types import Count, Real, Remat
 from ..sharding import AXES, Rule, check_batch_size, constrain, rows
 from ._accumulate import value_and_grad_in_parts
-from ._forward import Batch, Features, Forward, Remat, row_keys
+from ._forward import Batch, Features, Forward, row_keys
 from ._precision import all_finite, choose
 from ._state import TrainState
 
@@ -89,9 +89,12 @@ def make_train_step(
         raise ValueError(
             f"`patch_dropout` must be at least 0 and less than 1; got {patch_dropout!r}."
         )
+    scaled = dtype is not None and jnp.dtype(dtype) == jnp.float16
+    devices = jax.devices() if mesh is None else mesh.devices.flat
+    if scaled and devices[0].platform == "tpu":
+        raise ValueError("TPUs do not compute in float16: take bfloat16.")
     forward = Forward(mesh, rules, dtype, remat, patch_dropout, trainable)
     gradient = _Gradient(forward, _loss_over(mesh, loss), as_count("accumulate", accumulate))
-    scaled = dtype is not None and jnp.dtype(dtype) == jnp.float16
 
     def keep_in_place(tree):
         return tree if mesh is None else constrain(tree, mesh, rules)
@@ -100,8 +103,8 @@ def make_train_step(
     def step(batch: Batch, state: TrainState[ModelT]) -> tuple[TrainState[ModelT], Metrics]:
         _check_state(state, loss, scaled, patch_dropout, ema_decay)
         value, grads = gradient(state, batch, keep_in_place)
-        params = eqx.filter(state.model, eqx.is_inexact_array)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        params: Any = eqx.filter(state.model, eqx.is_inexact_array)
+        updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
         if trainable is not None:  # weight decay moves what has no gradient
             updates = jax.tree.map(lambda u, learns: u * learns, updates, trainable)
         model = _clamp(eqx.apply_updates(state.model, updates))
@@ -119,7 +122,7 @@ def make_train_step(
             loss_scale = loss_scale.after(finite)
         ema = state.ema
         if ema is not None and ema_decay is not None:
-            ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, model)
+            ema = _moved(ema, model, ema_decay)
         state = TrainState(model, opt_state, state.step + 1, ema, state.key, loss_scale)
         return keep_in_place(state), metrics
 
@@ -215,7 +218,7 @@ class _Gradient:
 
 
 def _loss_over(mesh: Mesh | None, name: str) -> Callable[[CLIP, Features], Array]:
-    function = clip_loss if name == "clip" else siglip_loss
+    function: Callable[..., Array] = clip_loss if name == "clip" else siglip_loss
     if mesh is not None and mesh.size > 1:
         function = jax.shard_map(
             functools.partial(function, axis_name=AXES),
@@ -266,6 +269,10 @@ def _check_state(
             "The sigmoid loss needs a model with a bias: "
             "`create(..., init_logit_bias=-10, init_logit_scale=math.log(10))`."
         )
+
+
+def _moved(average: ModelT, model: ModelT, decay: Real) -> ModelT:
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, model)
 
 
 def _clamp(model: ModelT) -> ModelT:

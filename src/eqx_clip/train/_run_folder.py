@@ -1,0 +1,56 @@
+"""Where a run lies, and where it goes on."""
+
+import datetime
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+RUNS = "checkpoints"  # where runs lie that nobody named a folder for
+
+
+class RunFolder(NamedTuple):
+    """A run's folder; whether it goes on, and from which step: None is the latest."""
+
+    path: str
+    resumes: bool
+    step: int | None = None
+
+
+def run_folder(name: str, folder: str | None = None, resume: str | None = None) -> RunFolder:
+    """The folder of a new run, or of one that goes on. The same on all processes.
+
+    - `name`: of the model, for a new folder, `checkpoints/<date>_<name>`.
+    - `folder`: what the user asked for; None: a new one, or the newest if "latest" resumes.
+    - `resume`: None, "latest", a run's folder, or one of the checkpoints in it.
+
+    Raises `ValueError` where "latest" finds no run.
+    """
+    if resume is None:
+        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return RunFolder(folder or _agreed(os.path.join(RUNS, f"{now}_{name}")), False)
+    if resume == "latest":
+        return RunFolder(folder or _newest(), True)
+    parent, _, step = resume.rstrip("/").rpartition("/")
+    if parent and step.isdigit():
+        return RunFolder(parent, True, int(step))
+    return RunFolder(resume, True)
+
+
+def _newest() -> str:
+    runs = sorted(str(path) for path in Path(RUNS).glob("*") if path.is_dir())
+    newest = _agreed(runs[-1] if runs else "")
+    if not newest:
+        raise ValueError(f"There is no run in {Path(RUNS).absolute()} to resume: name its folder.")
+    return newest
+
+
+def _agreed(text: str) -> str:
+    """What process 0 says."""
+    said = np.zeros(4096, np.uint8)
+    said[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said), np.uint8)
+    return heard.tobytes().rstrip(b"\0").decode()

@@ -1,0 +1,404 @@
+"""examples/train.py, run as users run it: stopped, killed, resumed, and on several processes."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import eqx_clip
+from eqx_clip.train import read_lines
+
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
+MODEL = {  # in OpenCLIP's format
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 12, "width": 16, "layers": 1, "heads": 1, "vocab_size": 49408},
+}
+STEPS, EPOCH, BATCH = 40, 20, 16
+DATA = ("--train-path", "train.csv", "--valid-path", "valid.csv", "--model-name", "model.json")
+RUN = (*DATA, *"--global-batch-size 16 --n-epochs 2 --n-warmup-steps 2 --log-freq 1".split())
+
+
+def write_digits(folder: Path, name: str, first: int, count: int) -> None:
+    """Real digits with captions, and a CSV file of them."""
+    images, labels = load_digits(return_X_y=True)
+    (folder / "digits").mkdir(exist_ok=True)
+    with open(folder / name, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image_path", "caption", "digit"])
+        for i in range(first, first + count):
+            path = f"digits/{i:04}.png"
+            pixels = (images[i] * 255 / 16).astype(np.uint8).reshape(8, 8)
+            Image.fromarray(pixels).save(folder / path)
+            rows.writerow([path, f"the digit {labels[i]}", labels[i]])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Data and a model, where all runs begin."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_digits(folder, "train.csv", 0, EPOCH * BATCH + 3)
+    write_digits(folder, "valid.csv", EPOCH * BATCH + 3, 37)
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    return folder
+
+
+# --- Processes -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def started(folder: Path, *arguments: Any, devices: int = 1) -> Iterator[subprocess.Popen[str]]:
+    """The script in a process of its own, in which warnings are errors."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(SCRIPT), *map(str, arguments)],
+        cwd=folder,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What the process still prints; it must end well."""
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def run(folder: Path, *arguments: Any, devices: int = 1) -> str:
+    with started(folder, *arguments, devices=devices) as process:
+        return finish(process)
+
+
+def wait_for(process: subprocess.Popen[str], step: int) -> str:
+    """Returns as soon as the process has logged so many steps."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(f"step {step}/"):
+            return "".join(lines)
+    raise AssertionError(f"no step {step}: {''.join(lines)}")
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each step, which the log must have once and in order."""
+    entries = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
+    assert [entry["step"] for entry in entries] == list(range(len(entries)))
+    return [entry["loss"] for entry in entries]
+
+
+def validation(folder: Path) -> list[dict[str, float]]:
+    return [entry for entry in read_lines(folder / "log.jsonl") if "val/loss" in entry]
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(folder / "open_clip" / "open_clip_model.safetensors")
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """To the bit: every loss, what validation found, and the exported weights."""
+    assert len(losses(one)) == STEPS and losses(one) == losses(other)
+    assert validation(one) == validation(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+# --- The README of open_clip_jax -------------------------------------------------------------
+
+
+def test_the_command_of_open_clip_jax_runs_as_printed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in {"train": 24, "valid": 9}.items():
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["caption", "image_path"])
+            for i in range(count):
+                pixels = rng.integers(256, size=(240, 260, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / f"{name}{i}.jpg")
+                rows.writerow([f"picture {i}, of noise", f"{name}{i}.jpg"])
+    output = run(
+        tmp_path,
+        *("--train-path", "train.csv"),
+        *("--valid-path", "valid.csv"),
+        *("--image-key", "image_path"),
+        *("--text-key", "caption"),
+        *("--global-batch-size", "8"),
+        *("--model-name", "vit-nano-patch32"),
+        *("--learning-rate", "1e-3"),
+        *("--n-epochs", "2"),
+    )
+    assert "global-batch-size: 8\n" in output and "learning-rate: 0.001\n" in output
+    assert "A warmup of 10000 steps is as long as the run, 6 steps, or longer" in output
+    assert f"chance level of the loss, ln(batch): {math.log(8):.4f}" in output
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_vit-nano-patch32", folder.name)
+    assert checkpoints(folder) == [3, 6]
+    first, *_, last = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
+    assert (first["step"], last["step"]) == (0, 5)
+    assert [entry["step"] for entry in validation(folder)] == [2, 5]
+    model = eqx_clip.load(folder / "open_clip")
+    assert model.preprocess.image_size == 224
+
+
+# --- Stopped and resumed ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Path:
+    """A run that nothing interrupts."""
+    run(folder, *RUN, "--checkpoint-dir", "whole")
+    return folder / "whole"
+
+
+def test_a_run_learns_and_keeps_a_checkpoint_an_epoch(whole):
+    assert len(losses(whole)) == STEPS
+    assert np.mean(losses(whole)[-EPOCH:]) < math.log(BATCH) < losses(whole)[0] + 1
+    assert checkpoints(whole) == [EPOCH, STEPS]
+    assert [entry["step"] for entry in validation(whole)] == [EPOCH - 1, STEPS - 1]
+    assert validation(whole)[0]["val/num_samples"] == 37
+    eqx_clip.load(whole / "open_clip")
+
+
+def test_a_run_stopped_by_sigterm_resumes_to_the_bit(folder, whole):
+    options = (*RUN, "--checkpoint-dir", "stopped", "--checkpoint-freq", 0)
+    with started(folder, *options) as process:
+        wait_for(process, 3)
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+    (step,) = checkpoints(folder / "stopped")
+    assert 3 <= step < STEPS and step % EPOCH
+    assert f"resumed at step {step}" in run(folder, *options, "--resume-from-checkpoint", "latest")
+    assert_same_run(folder / "stopped", whole)
+
+
+def test_a_run_killed_twice_resumes_to_the_bit(folder, whole):
+    """By kill -9, at moments that differ from one test run to the next."""
+    options = (*RUN, "--checkpoint-dir", "killed", "--checkpoint-steps", 3)
+    resume = ("--resume-from-checkpoint", "latest")
+    # When step 7 is logged, the checkpoint of step 3 is whole: that of step 6 waited for it.
+    for step, more in ((random.randint(7, 15), ()), (random.randint(21, 32), resume)):
+        delay = random.uniform(0, 0.05)
+        print(f"kill -9 {delay:.3f} s after step {step}")
+        with started(folder, *options, *more) as process:
+            wait_for(process, step)
+            time.sleep(delay)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+    assert "resumed at step" in run(folder, *options, *resume)
+    assert_same_run(folder / "killed", whole)
+
+
+# --- Two processes ---------------------------------------------------------------------------
+
+
+def test_two_processes_train_as_one_and_one_goes_on_alone(folder, whole):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    options = (*RUN, "--checkpoint-dir", "two", "--checkpoint-freq", 0)
+    cluster = ("--coordinator-address", f"127.0.0.1:{port}", "--num-processes", 2)
+    spread = ("--mesh", 4, 2, "--accumulate", 2)
+    with (
+        started(folder, *options, *cluster, *spread, "--process-id", 0, devices=4) as first,
+        started(folder, *options, *cluster, *spread, "--process-id", 1, devices=4) as second,
+    ):
+        wait_for(first, 8)
+        second.send_signal(signal.SIGTERM)
+        finish(first)
+        printed = finish(second)
+    assert "step 1/" not in printed and "chance level" not in printed
+    (step,) = checkpoints(folder / "two")
+    assert 8 <= step < STEPS
+    np.testing.assert_allclose(losses(folder / "two"), losses(whole)[:step], rtol=1e-5)
+
+    run(folder, *options, "--resume-from-checkpoint", "latest", devices=4)
+    np.testing.assert_allclose(losses(folder / "two"), losses(whole), rtol=1e-5)
+
+
+# --- Without training, and with every option ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The module, for what need not be a process of its own."""
+    spec = spec_from_file_location("train_script", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def call(script, folder, monkeypatch):
+    """`main` with some options, by their names without groups, in the folder of the data."""
+    monkeypatch.chdir(folder)
+
+    def call(**values: Any) -> None:
+        values = {"num_processes": 1, "model_name": "model.json", "n_warmup_steps": 2, **values}
+        groups = {}
+        for group in dataclasses.fields(script.Options):
+            names = {field.name for field in dataclasses.fields(group.default)}
+            mine = {name: values.pop(name) for name in names & values.keys()}
+            groups[group.name] = dataclasses.replace(group.default, **mine)
+        assert not values
+        script.main(script.Options(**groups))
+
+    return call
+
+
+TRAINING = {"train_path": "train.csv", "global_batch_size": BATCH, "n_epochs": 2}
+
+
+def test_plan_trains_nothing(call, folder, capsys):
+    call(**TRAINING, plan=True, checkpoint_dir="planned")
+    printed = capsys.readouterr().out
+    for word in ("parameters", "FLOPs", "memory a device", "mesh", "40 of 16 images"):
+        assert word in printed
+    assert not (folder / "planned").exists() and not (folder / "checkpoints").exists()
+
+
+def test_validation_alone_finds_what_training_found(call, whole, capsys):
+    call(valid_path="valid.csv", model_name=str(whole / "open_clip"), global_batch_size=BATCH)
+    found = json.loads(capsys.readouterr().out)
+    expected = {name: value for name, value in validation(whole)[-1].items() if name != "step"}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_options_together(folder):
+    """Steps of SigLIP in bfloat16, with all that can be asked of them."""
+    output = run(
+        folder,
+        *DATA,
+        *"--global-batch-size 16 --n-epochs 1 --train-n-samples 48 --log-freq 1".split(),
+        *"--ema-decay 0.9 --lock-image 1 --layer-decay 0.8 --grad-clip-norm 1".split(),
+        *"--patch-dropout 0.5 --siglip --dtype bfloat16 --remat full --workers 1".split(),
+        *"--tensorboard --n-warmup-steps 1 --checkpoint-dir options".split(),
+    )
+    assert "3 steps" in output
+    entries = read_lines(folder / "options" / "log.jsonl")
+    assert len(losses(folder / "options")) == 3
+    assert all(map(math.isfinite, losses(folder / "options")))
+    assert entries[0]["logit_scale"] == pytest.approx(10, rel=1e-3)
+    assert list((folder / "options" / "tensorboard").glob("events.*"))
+    assert eqx_clip.load(folder / "options" / "open_clip").logit_bias is not None
+
+
+def test_float16_and_zero_shot_accuracy(folder):
+    for digit, name in enumerate(("zero", "one")):
+        (folder / "classes" / name).mkdir(parents=True)
+        for i in np.flatnonzero(load_digits().target == digit)[:3]:
+            pixels = (load_digits().images[i] * 255 / 16).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "classes" / name / f"{i}.png")
+    run(
+        folder,
+        *("--train-path", "train.csv", "--model-name", "model.json", "--train-n-samples", 48),
+        *"--global-batch-size 16 --n-epochs 1 --log-freq 1 --n-warmup-steps 1".split(),
+        *"--dtype float16 --zero-shot-path classes --checkpoint-dir half".split(),
+    )
+    assert all(map(math.isfinite, losses(folder / "half")))
+    last = read_lines(folder / "half" / "log.jsonl")[-1]
+    assert any(name.startswith("zero_shot/") and 0 <= last[name] <= 1 for name in last)
+
+
+# --- Bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"global_batch_size": 17, "accumulate": 2}, "17"),
+        ({"mesh": (64, 1)}, "64"),
+        ({"train_path": "trian.csv"}, "trian.csv"),
+        ({"valid_path": "vald.csv"}, "vald.csv"),
+        ({"model_name": "vit-bse-patch32"}, "vit-base-patch32"),
+        ({"image_key": "picture"}, "image_path"),
+        ({"train_path": None}, "--train-path"),
+        ({"process_id": 3, "num_processes": None}, "coordinator_address"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_options_are_refused_before_a_folder_is_made(call, folder, wrong, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        call(**{**TRAINING, "checkpoint_dir": "refused", **wrong})
+    assert not (folder / "refused").exists()
+
+
+def test_an_empty_folder_is_not_resumed(call, folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        call(**TRAINING, resume_from_checkpoint="empty")
+    assert not list((folder / "empty").iterdir())
+
+
+def test_a_folder_of_another_run_is_not_written_to(call, whole):
+    before = sorted(whole.iterdir())
+    with pytest.raises(ValueError, match="resume-from-checkpoint latest"):
+        call(**TRAINING, checkpoint_dir=str(whole))
+    assert sorted(whole.iterdir()) == before and len(losses(whole)) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"beta2": 0.95}, "beta2"),
+        ({"global_batch_size": 32}, "batch_size"),
+        ({"model_name": "vit-nano-patch32"}, "model.name"),
+    ],
+    ids=["seed", "optimizer", "batch", "model"],
+)
+def test_a_run_is_not_resumed_with_other_options(call, whole, other, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        call(**{**TRAINING, "resume_from_checkpoint": str(whole), **other})
+    assert len(losses(whole)) == STEPS
+
+
+def test_a_loss_that_is_not_finite_names_step_checkpoint_and_records(call, folder):
+    with pytest.raises(FloatingPointError) as caught:
+        call(**TRAINING, checkpoint_dir="diverged", learning_rate=1e30)
+    message = str(caught.value)
+    assert re.search(r"loss of step \d is (nan|inf)", message)
+    assert f"checkpoint in {folder / 'diverged'} is of step None" in message  # the first epoch's
+    assert len(re.findall(r"train\.csv, row \d+: ", message)) == BATCH
+    assert not checkpoints(folder / "diverged")
