@@ -68,8 +68,9 @@ def make_train_step(
     - `dtype`: what the towers compute in, such as bfloat16; parameters, optimizer, norms, softmax
       and loss stay as they are. float16 needs `init_state(..., scale_loss=True)`; a step whose
       gradients overflow changes nothing but the scale.
-    - `remat`: what a block keeps for the gradient: "none" computes nothing twice, "dots" keeps the
-      outputs of linear layers, "full" the input only.
+    - `remat`: what a block keeps for the gradient, the rest being computed again: "none" what the
+      block itself chooses (a transformer's the outputs of its linear layers, ConvNeXt's all),
+      "dots" the outputs of linear layers, "full" the input only.
     - `patch_dropout`: leaves out this share of each image's patches, other ones at each step; needs
       `init_state(..., key=)`.
     - `ema_decay`: moves `state.ema` to `decay * ema + (1 - decay) * model`; needs
