@@ -377,8 +377,9 @@ def _at_jvp(primals, tangents):
     parts = [jax.lax.split(leaf, (depth - 1, 1)) for leaf in leaves]
     d_lower, d_last = (jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True))
 
-    # Within what is checkpointed, weights are indexed again for the gradient, and never kept.
-    policy = eqx.combine(weights, rest).policy
+    # Within what is checkpointed by a block's own policy, weights are not kept but indexed again.
+    everything = jax.checkpoint_policies.everything_saveable
+    policy = getattr(eqx.combine(weights, rest), "policy", everything)
 
     @functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
     def block_jvp(weights, rest, n, x, d_block, d_x):
