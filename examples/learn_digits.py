@@ -30,7 +30,7 @@ from eqx_clip.data import open_source, write_tfrecords
 
 
 PROCESSES, DEVICES_EACH = 2, 4
-FAST_STEPS, BATCH_SIZE = 8, demo.BATCH_SIZE
+FAST_STEPS, BATCH_SIZE = 24, demo.BATCH_SIZE
 
 
 def main(folder: Path, epochs: int, seed: int, fast: bool) -> float:
@@ -82,6 +82,7 @@ def processes(run: Path, options: list[str]) -> Iterator[list[subprocess.Popen[b
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES_EACH}",
+        "JAX_COMPILATION_CACHE_DIR": str(run.parent / "compiled"),
     }
     command = [sys.executable, str(Path(__file__).with_name("train.py")), *options]
     command += ["--checkpoint-dir", str(run), "--num-processes", str(PROCESSES)]

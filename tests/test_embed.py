@@ -1,6 +1,7 @@
 """`embed_images` and `embed_texts`: one at a time's numbers, from many inputs of many kinds."""
 
 import _thread
+import gc
 import os
 import signal
 import threading
@@ -443,7 +444,9 @@ def interrupt_the_caller():
 def interruptible():
     """Where a shell has started the tests in the background, an interruption would be ignored."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # an interruption that meets JAX's callback of the collector is lost there
     yield
+    gc.enable()
     signal.signal(signal.SIGINT, handler)
 
 
