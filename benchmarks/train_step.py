@@ -9,7 +9,7 @@ OpenCLIP eager; on a GPU in bfloat16, OpenCLIP compiled, with autocast. Two kind
 
 - 77 tokens: none is cut.
 - natural: 2 tokens more than a lognormal number of median 12 and sigma 0.5, at most 77; their
-  histogram is printed. Ours cuts a batch to 16, 32, 48 or 77 tokens, as `train.prefetch` does,
+  histogram is printed. Ours cuts a batch to 16, 24, ... 48 or 77 tokens, as `train.prefetch` does,
   which is exact: attention is causal and the feature is read at the end of text. OpenCLIP always
   computes 77.
 

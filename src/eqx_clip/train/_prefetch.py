@@ -16,7 +16,7 @@ from ..sharding import copies, global_batch, rows
 
 
 # What the texts of a batch are cut to, the longest among them; each is compiled once.
-TEXT_LENGTHS = (16, 32, 48)
+TEXT_LENGTHS = (16, 24, 32, 40, 48)
 
 
 def prefetch(
@@ -32,7 +32,7 @@ def prefetch(
 
     - `batches`: `{"image": ..., "tokens": ..., "index": ...}` of equally many rows on each process.
     - `text`: the model's text tower. If it says that tokens behind the end of a text change no
-      feature (`used_lengths`), a batch is cut to 16, 32 or 48 tokens where the longest text of all
+      feature (`used_lengths`), a batch is cut to 16, 24, 32, 40 or 48 tokens where the longest text of all
       processes is that short. None cuts nothing.
     - `ahead`: batches that wait in memory.
 
