@@ -16,6 +16,7 @@ import functools
 import json
 import logging
 import math
+import operator
 import os
 import sys
 from pathlib import Path
@@ -157,7 +158,7 @@ class Run:
     wandb_project: str | None = None
     """Log to Weights & Biases, too."""
     profile_steps: int = 0
-    """Record a profile of so many steps, from the tenth on, in checkpoint_dir/profile."""
+    """Profile so many steps, if possible after ten others, into checkpoint_dir/profile."""
     mesh: tuple[int, int] | None = None
     """Devices along "data" and "fsdp"; by default all along "data"."""
     coordinator_address: str | None = None
@@ -197,7 +198,7 @@ class Setup:
 
 
 def main(options: Options) -> None:
-    data, run = options.data, options.run
+    data, run, batch_size = options.data, options.run, options.data.global_batch_size
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("eqx_clip").setLevel(logging.INFO)
     train.initialize(run.coordinator_address, run.num_processes, run.process_id)
@@ -210,7 +211,7 @@ def main(options: Options) -> None:
         logger.warning("--shuffle-buffer-size has no use any more: epochs are shuffled whole.")
 
     mesh = sharding.make_mesh(*(run.mesh or (None, 1)))
-    sharding.check_batch_size(data.global_batch_size, mesh, options.optimizer.accumulate)
+    sharding.check_batch_size(batch_size, mesh, options.optimizer.accumulate)
     model = build(options, skeleton=True)
     sources = {}
     for what in ("train", "valid"):
@@ -223,8 +224,8 @@ def main(options: Options) -> None:
             logger.info("%s: %s examples in %s", what, f"{len(source):,}", path)
     if not sources and data.zero_shot_path is None:
         raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
-    total = run.n_epochs * (len(sources.get("train", ())) // data.global_batch_size)
-    train.check_same(batch_size=data.global_batch_size, seed=run.seed, total_steps=total)
+    total = run.n_epochs * (len(sources.get("train", ())) // batch_size)
+    train.check_same(batch_size=batch_size, seed=run.seed, total_steps=total)
 
     optimizer, schedule = make_optimizer(options, total)
     step, features = make_step(options, optimizer, model, mesh), train.make_eval_step(mesh)
@@ -238,7 +239,7 @@ def main(options: Options) -> None:
         scale_loss=options.model.dtype == "float16",
     )
     if run.plan:
-        sizes = {"batch_size": data.global_batch_size, "total_steps": total}
+        sizes = {"batch_size": batch_size, "total_steps": total}
         for name, value in train.plan(model, make_state, step, mesh, **sizes).items():
             print(f"{name}: {value}")
         return
@@ -246,15 +247,16 @@ def main(options: Options) -> None:
     folder = train.run_folder(
         Path(options.model.model_name).stem, run.checkpoint_dir, run.resume_from_checkpoint
     )
-    state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
     config = {  # what must be equal for a run to go on
         "model": {"name": options.model.model_name, "siglip": options.model.siglip},
         "context_length": model.tokenizer.context_length,
         "preprocess": model.preprocess,
         "optimizer": dataclasses.replace(options.optimizer, accumulate=1),
-        "data": {"batch_size": data.global_batch_size, "seed": run.seed},
+        "data": {"batch_size": batch_size, "seed": run.seed},
         "steps": total,
     }
+    state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
+    del model  # of pretrained weights; the mesh has its own
     with train.Checkpointer(folder.path, config=config, keep=run.checkpoint_keep) as checkpointer:
         if folder.resumes:
             state = checkpointer.restore(state, folder.step)
@@ -266,13 +268,10 @@ def main(options: Options) -> None:
             )
         if total:
             logger.info("%d steps, checkpoints in %s", total, folder.path)
-            chance = math.log(data.global_batch_size)
-            logger.info("chance level of the loss, ln(batch): %.4f", chance)
+            logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
             state = fit(setup, state, checkpointer)
-        else:
-            values = json.dumps(evaluate(setup, state), indent=2)
-            if first:
-                print(values)
+        elif (values := evaluate(setup, state)) and first:
+            print(json.dumps(values, indent=2))
     if total:
         export(run, state, folder.path)
 
@@ -282,10 +281,8 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
     model = options.model
     size, length = model.image_size, model.context_len
     if not model.is_new:
-        loaded = eqx_clip.load(
-            model.model_name, model.pretrained, image_size=size, context_length=length
-        )
-        return with_start(loaded, model)
+        resized = {"image_size": size, "context_length": length}
+        return with_start(eqx_clip.load(model.model_name, model.pretrained, **resized), model)
     config: Any = model.model_name
     if config.endswith(".json"):
         config = json.loads(Path(config).read_text())
@@ -305,12 +302,8 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     if options.siglip and bias is None:  # as the paper begins
         scale, bias = math.log(10) if scale is None else scale, jnp.asarray(-10.0, jnp.float32)
     scale = model.logit_scale if scale is None else jnp.asarray(scale, jnp.float32)
-    return eqx.tree_at(
-        lambda model: (model.logit_scale, model.logit_bias),
-        model,
-        (scale, bias),
-        is_leaf=lambda leaf: leaf is None,
-    )
+    where = operator.attrgetter("logit_scale", "logit_bias")
+    return eqx.tree_at(where, model, (scale, bias), is_leaf=lambda leaf: leaf is None)
 
 
 def feed(
@@ -405,16 +398,21 @@ def fit(
         watchdog = stack.enter_context(
             train.Watchdog(limit=run.step_timeout, first_limit=max(3600.0, run.step_timeout))
         )
+        profile = stack.enter_context(contextlib.ExitStack())
+        first_profiled = max(start, min(start + 10, total - run.profile_steps))
         meter, before = train.Meter(), None
         watchdog.beat("the first batch")
         for i, batch in enumerate(meter.waits(ready), start):
             watchdog.beat(f"step {i}", limit=None if i > start else watchdog.first_limit)
-            profile(run, checkpointer.folder, i - start)
+            if run.profile_steps and i == first_profiled:
+                profile.enter_context(jax.profiler.trace(f"{checkpointer.folder}/profile"))
+            if i == first_profiled + run.profile_steps:
+                profile.close()
             state, metrics = setup.step(state, batch)
             meter.count(batch_size)
             if before is not None:  # the step before: this one is still being computed
-                train.check_loss(*before, source, checkpointer)
-            before, done = (i, metrics["loss"], batch["index"]), i + 1
+                train.check_finite(*before, source, checkpointer)
+            before, done = (i, metrics, batch["index"]), i + 1
             if i == start or done % run.log_freq == 0 or done == total:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= {"learning_rate": float(np.asarray(setup.schedule(i)))}
@@ -426,7 +424,7 @@ def fit(
             console.advance(i)
             stops = preemption.should_stop(done)
             if saves.due(done) or stops or done == total:
-                train.check_loss(*before, source, checkpointer)
+                train.check_finite(*before, source, checkpointer)
                 watchdog.beat(f"the checkpoint of step {done}", limit=3600)
                 checkpointer.save(done, state)
             if stops:
@@ -453,21 +451,12 @@ def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
         values |= {f"val/{name}": value for name, value in found.items()}
     if data.zero_shot_path is not None:
         model, classes = train.on_one_device(model), open_classes(data.zero_shot_path)
-        classifier = eqx_clip.zero_shot_classifier(
-            model, classes.class_names, data.zero_shot_templates
-        )
-        found = train.zero_shot_accuracy(
-            model, classes.images, classes.labels, classifier, progress=False
-        )
+        names, templates = classes.class_names, data.zero_shot_templates
+        classifier = eqx_clip.zero_shot_classifier(model, names, templates)
+        labelled = classes.images, classes.labels
+        found = train.zero_shot_accuracy(model, *labelled, classifier, progress=False)
         values |= {f"zero_shot/{name}": value for name, value in found.items()}
     return values
-
-
-def profile(run: Run, folder: str, steps: int) -> None:
-    if run.profile_steps and steps == 10:
-        jax.profiler.start_trace(os.path.join(folder, "profile"))
-    if run.profile_steps and steps == 10 + run.profile_steps:
-        jax.profiler.stop_trace()
 
 
 def export(run: Run, state: train.TrainState, folder: str) -> None:

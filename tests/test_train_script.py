@@ -227,31 +227,60 @@ def test_a_run_killed_twice_resumes_to_the_bit(folder, whole):
     assert_same_run(folder / "killed", whole)
 
 
-# --- Two processes ---------------------------------------------------------------------------
+# --- Many processes --------------------------------------------------------------------------
 
 
-def test_two_processes_train_as_one_and_one_goes_on_alone(folder, whole):
+@contextlib.contextmanager
+def cluster(
+    folder: Path, count: int, *arguments: Any, devices: int = 1, **own: tuple[Any, ...]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many processes of one run; `own`: a process's own arguments, by its name, "p0" or "p1"."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    options = (*RUN, "--checkpoint-dir", "two", "--checkpoint-freq", 0)
-    cluster = ("--coordinator-address", f"127.0.0.1:{port}", "--num-processes", 2)
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for i in range(count):
+            who = ("--coordinator-address", address, "--num-processes", count, "--process-id", i)
+            command = (*arguments, *who, *own.get(f"p{i}", ()))
+            processes.append(stack.enter_context(started(folder, *command, devices=devices)))
+        yield processes
+
+
+def test_processes_with_different_options_are_refused(folder):
+    options = (*DATA, "--n-epochs", 1, "--checkpoint-dir", "different")
+    sizes = {f"p{i}": ("--global-batch-size", size) for i, size in enumerate((16, 32))}
+    with cluster(folder, 2, *options, **sizes) as processes:
+        for process in processes:
+            output = process.communicate(timeout=300)[0]
+            assert process.returncode, output
+            assert "`batch_size` must be the same in all processes" in output, output
+    assert not (folder / "different").exists()
+
+
+def test_one_process_then_two_then_four_go_on_as_one_would(folder, whole):
+    options = (*RUN, "--checkpoint-dir", "elastic", "--checkpoint-freq", 0)
+    resume = ("--resume-from-checkpoint", "latest")
+    with started(folder, *options) as process:
+        wait_for(process, 3)
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+    (first_stop,) = checkpoints(folder / "elastic")
+
     spread = ("--mesh", 4, 2, "--accumulate", 2)
-    with (
-        started(folder, *options, *cluster, *spread, "--process-id", 0, devices=4) as first,
-        started(folder, *options, *cluster, *spread, "--process-id", 1, devices=4) as second,
-    ):
-        wait_for(first, 8)
+    with cluster(folder, 2, *options, *resume, *spread, devices=4) as (first, second):
+        wait_for(first, first_stop + 5)
         second.send_signal(signal.SIGTERM)
         finish(first)
         printed = finish(second)
-    assert "step 1/" not in printed and "chance level" not in printed
-    (step,) = checkpoints(folder / "two")
-    assert 8 <= step < STEPS
-    np.testing.assert_allclose(losses(folder / "two"), losses(whole)[:step], rtol=1e-5)
+    assert not re.search(r"step \d+/", printed) and "chance level" not in printed
+    *_, second_stop = checkpoints(folder / "elastic")
+    assert 3 <= first_stop < first_stop + 5 <= second_stop < STEPS
 
-    run(folder, *options, "--resume-from-checkpoint", "latest", devices=4)
-    np.testing.assert_allclose(losses(folder / "two"), losses(whole), rtol=1e-5)
+    with cluster(folder, 4, *options, *resume) as processes:
+        for process in processes:
+            finish(process)
+    np.testing.assert_allclose(losses(folder / "elastic"), losses(whole), rtol=1e-6)
 
 
 # --- Without training, and with every option ---------------------------------------------------
@@ -313,7 +342,7 @@ def test_options_together(folder):
         *"--global-batch-size 16 --n-epochs 1 --train-n-samples 48 --log-freq 1".split(),
         *"--ema-decay 0.9 --lock-image 1 --layer-decay 0.8 --grad-clip-norm 1".split(),
         *"--patch-dropout 0.5 --siglip --dtype bfloat16 --remat full --workers 1".split(),
-        *"--tensorboard --n-warmup-steps 1 --checkpoint-dir options".split(),
+        *"--tensorboard --profile-steps 2 --n-warmup-steps 1 --checkpoint-dir options".split(),
     )
     assert "3 steps" in output
     entries = read_lines(folder / "options" / "log.jsonl")
@@ -321,6 +350,7 @@ def test_options_together(folder):
     assert all(map(math.isfinite, losses(folder / "options")))
     assert entries[0]["logit_scale"] == pytest.approx(10, rel=1e-3)
     assert list((folder / "options" / "tensorboard").glob("events.*"))
+    assert list((folder / "options" / "profile").rglob("*.xplane.pb"))
     assert eqx_clip.load(folder / "options" / "open_clip").logit_bias is not None
 
 

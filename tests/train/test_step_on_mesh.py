@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 
 import equinox as eqx
 import jax
@@ -337,3 +338,11 @@ def test_lower_layers_learn_more_slowly_by_layer_decay():
     np.testing.assert_allclose(rates.text.token_embedding, 0.5**3, rtol=1e-5)
     for leaf in (rates.image.proj, rates.text.proj, rates.logit_scale, rates.logit_bias):
         np.testing.assert_allclose(leaf, 1, rtol=1e-5)
+
+
+def test_float16_on_a_tpu_is_refused_with_what_it_has(monkeypatch):
+    tpu = types.SimpleNamespace(platform="tpu")
+    monkeypatch.setattr(train._step.jax, "devices", lambda: [tpu])
+    with pytest.raises(ValueError, match="bfloat16"):
+        train.make_train_step(OPTIMIZER, dtype=jnp.float16)
+    train.make_train_step(OPTIMIZER, dtype=jnp.bfloat16)

@@ -7,7 +7,7 @@ from ._distributed import check_same as check_same
 from ._distributed import initialize as initialize
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import validate as validate
-from ._finite import check_loss as check_loss
+from ._finite import check_finite as check_finite
 from ._flops import forward_flops as forward_flops
 from ._forward import Batch as Batch
 from ._groups import layer_rates as layer_rates

@@ -1,6 +1,7 @@
-"""The end of a run whose loss is no number any more."""
+"""The end of a run whose loss or gradient is no number any more."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,25 @@ from .._types import AnyArray, Count
 from ._checkpoint import Checkpointer
 
 
-def check_loss(
+def check_finite(
     step: Count,
-    loss: Float[AnyArray, ""],
+    metrics: Mapping[str, Float[AnyArray, ""]],
     index: Int64[np.ndarray, " rows"],
     source: Any,
     checkpointer: Checkpointer,
 ) -> None:
-    """`FloatingPointError` for a loss that is not finite.
+    """`FloatingPointError` for a loss, or a gradient's norm, that is not finite.
 
-    It names the step, the last good checkpoint, and where `source` keeps the examples of this
-    process's part of the batch, those of `index`.
+    `metrics` are the step's. It names the step, the last good checkpoint, and where `source` keeps
+    the examples of this process's part of the batch, those of `index`. The gradient of a step that
+    scales its loss may overflow: such a step changes nothing.
     """
-    if math.isfinite(float(loss)):
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    if math.isfinite(loss) and (math.isfinite(norm) or "loss_scale" in metrics):
         return
     records = "\n  ".join(source.where(int(i)) for i in index)
     raise FloatingPointError(
-        f"The loss of step {step} is {float(loss)}. The last good checkpoint in "
-        f"{checkpointer.folder} is of step {checkpointer.latest()}. Lower the learning rate, or "
-        f"look at the records of this batch:\n  {records}"
+        f"The loss of step {step} is {loss}, the norm of its gradient {norm}. The last good "
+        f"checkpoint in {checkpointer.folder} is of step {checkpointer.latest()}. Lower the "
+        f"learning rate, or look at the records of this batch:\n  {records}"
     )
