@@ -89,7 +89,7 @@ class Model:
     grad_checkpoint: bool = False
     """The same as --remat full."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What blocks keep for the gradient: all, the outputs of linear layers, or their input only."""
+    """What blocks keep for the gradient: their own choice, linear outputs, or their input only."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the towers compute in. Parameters and optimizer are float32."""
     patch_dropout: float = 0.0
@@ -281,7 +281,7 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
     model = options.model
     size, length = model.image_size, model.context_len
     if not model.is_new:
-        resized = {"image_size": size, "context_length": length}
+        resized: Any = {"image_size": size, "context_length": length}
         return with_start(eqx_clip.load(model.model_name, model.pretrained, **resized), model)
     config: Any = model.model_name
     if config.endswith(".json"):
