@@ -10,6 +10,7 @@ uninterrupted run by a hash of every leaf's bytes. The first row is a second uni
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,8 @@ def kill(folder: Path, cache: Path, mark: list[str], seconds: float) -> None:
             time.sleep(seconds)
             process.kill()
             break
-    process.wait()
+    if process.wait() != -signal.SIGKILL:
+        raise RuntimeError("The run was over before it was killed: nothing was tested.")
     assert process.stdout is not None
     process.stdout.close()
 

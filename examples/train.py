@@ -17,7 +17,6 @@ import json
 import logging
 import math
 import operator
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,6 +65,8 @@ class Data:
     """Decode large JPEGs at a fraction of their size: 2 or 1 times the model's. Faster, inexact."""
     zero_shot_path: str | None = None
     """A folder of classes, or one of TFDS, for zero-shot accuracy after every epoch."""
+    zero_shot_split: str | None = None
+    """Of TFDS: "test", "validation[:1000]"."""
     zero_shot_templates: tuple[str, ...] = ("a photo of a {}.",)
     """What classes are named in."""
 
@@ -138,7 +139,7 @@ class Run:
     seed: int = 0
     """Of the model, the order of examples, crops and patch dropout."""
     log_freq: int = 100
-    """Steps between two lines of the log."""
+    """Steps between two lines of the log; 0: the first and the last."""
     checkpoint_dir: str | None = None
     """Where checkpoints and logs go; by default a new folder, checkpoints/<date>_<model>."""
     checkpoint_freq: int = 1
@@ -152,7 +153,7 @@ class Run:
     resume_from_checkpoint: str | None = None
     """A run's folder, one of its checkpoints, or "latest"."""
     export_dir: str | None = None
-    """Where the model goes in OpenCLIP's format; by default checkpoint_dir/open_clip, if local."""
+    """Where the model goes in OpenCLIP's format; by default checkpoint_dir/open_clip."""
     tensorboard: bool = False
     """Log to checkpoint_dir/tensorboard, too."""
     wandb_project: str | None = None
@@ -181,6 +182,10 @@ class Options:
 
 # --- Training --------------------------------------------------------------------------------
 
+# Options that must be equal for a run to go on, since its steps would not be the same.
+OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
+OF_DATA = ("global_batch_size", "image_key", "text_key", "augment_scale", "draft")
+
 logger = logging.getLogger("train")
 
 
@@ -199,10 +204,10 @@ class Setup:
 
 def main(options: Options) -> None:
     data, run, batch_size = options.data, options.run, options.data.global_batch_size
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("eqx_clip").setLevel(logging.INFO)
     train.initialize(run.coordinator_address, run.num_processes, run.process_id)
-    first = jax.process_index() == 0
+    first, who = jax.process_index() == 0, f"process {jax.process_index()}"
+    logging.basicConfig(format=f"%(asctime)s {who} %(levelname)s %(message)s")
+    logging.getLogger("eqx_clip").setLevel(logging.INFO)
     logger.setLevel(logging.INFO if first else logging.ERROR)
     for group in dataclasses.asdict(options).values():
         for name, value in group.items():
@@ -222,8 +227,15 @@ def main(options: Options) -> None:
             with feed(options, what, source, model, workers=0) as examples:
                 next(examples)  # what is wrong with the data shows here
             logger.info("%s: %s examples in %s", what, f"{len(source):,}", path)
-    if not sources and data.zero_shot_path is None:
+    if data.zero_shot_path is not None:
+        open_classes(data.zero_shot_path, split=data.zero_shot_split)
+    elif not sources:
         raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
+    if run.resume_from_checkpoint is not None and "train" not in sources:
+        raise ValueError(
+            "A checkpoint is resumed to train on: give --train-path. To evaluate a run take what "
+            "it exported: --model-name checkpoints/<run>/open_clip."
+        )
     total = run.n_epochs * (len(sources.get("train", ())) // batch_size)
     train.check_same(batch_size=batch_size, seed=run.seed, total_steps=total)
 
@@ -248,11 +260,13 @@ def main(options: Options) -> None:
         Path(options.model.model_name).stem, run.checkpoint_dir, run.resume_from_checkpoint
     )
     config = {  # what must be equal for a run to go on
-        "model": {"name": options.model.model_name, "siglip": options.model.siglip},
-        "context_length": model.tokenizer.context_length,
+        "model": {name: getattr(model, name).config for name in ("image", "text")},
         "preprocess": model.preprocess,
+        "step": {name: getattr(options.model, name) for name in OF_STEP},
         "optimizer": dataclasses.replace(options.optimizer, accumulate=1),
-        "data": {"batch_size": batch_size, "seed": run.seed},
+        "data": {name: getattr(data, name) for name in OF_DATA},
+        "examples": {name: len(source) for name, source in sources.items() if name == "train"},
+        "seed": run.seed,
         "steps": total,
     }
     state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
@@ -261,19 +275,14 @@ def main(options: Options) -> None:
         if folder.resumes:
             state = checkpointer.restore(state, folder.step)
             logger.info("resumed at step %d from %s", int(state.step), folder.path)
-        elif total and checkpointer.latest() is not None:
-            raise ValueError(
-                f"{folder.path} holds the checkpoints of another run: go on with it by "
-                "--resume-from-checkpoint latest, or say another --checkpoint-dir."
-            )
         if total:
+            checkpointer.prepare(int(state.step))
             logger.info("%d steps, checkpoints in %s", total, folder.path)
             logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
             state = fit(setup, state, checkpointer)
+            export(run, state, folder.path)
         elif (values := evaluate(setup, state)) and first:
             print(json.dumps(values, indent=2))
-    if total:
-        export(run, state, folder.path)
 
 
 def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
@@ -286,7 +295,6 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
     config: Any = model.model_name
     if config.endswith(".json"):
         config = json.loads(Path(config).read_text())
-        config = config.get("model_cfg", config)
 
     def make(key: jax.Array) -> eqx_clip.CLIP:
         new = eqx_clip.create(config, key=key, image_size=size, context_length=length)
@@ -400,10 +408,21 @@ def fit(
         )
         profile = stack.enter_context(contextlib.ExitStack())
         first_profiled = max(start, min(start + 10, total - run.profile_steps))
-        meter, before = train.Meter(), None
+        meter, before, lengths = train.Meter(), None, set()
+
+        def evaluate_after(step: int) -> None:
+            watchdog.beat(f"the evaluation after step {step}", limit=36000)
+            if values := evaluate(setup, state):
+                train.log_all(loggers, step, values)
+            meter.reset()
+
         watchdog.beat("the first batch")
         for i, batch in enumerate(meter.waits(ready), start):
-            watchdog.beat(f"step {i}", limit=None if i > start else watchdog.first_limit)
+            if i and i % each_epoch == 0:  # here, so that a run stopped before it does it later
+                evaluate_after(i)
+            length = batch["tokens"].shape[1]  # each is compiled anew
+            watchdog.beat(f"step {i}", limit=None if length in lengths else watchdog.first_limit)
+            lengths.add(length)
             if run.profile_steps and i == first_profiled:
                 profile.enter_context(jax.profiler.trace(f"{checkpointer.folder}/profile"))
             if i == first_profiled + run.profile_steps:
@@ -413,12 +432,12 @@ def fit(
             if before is not None:  # the step before: this one is still being computed
                 train.check_finite(*before, source, checkpointer)
             before, done = (i, metrics, batch["index"]), i + 1
-            if i == start or done % run.log_freq == 0 or done == total:
+            logged = i == start or done == total
+            if logged or (run.log_freq and done % run.log_freq == 0):
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= {"learning_rate": float(np.asarray(setup.schedule(i)))}
                 values |= {"chance": math.log(batch_size), **(meter.read() if i > start else {})}
-                for log in loggers:
-                    log.log(i, values)
+                train.log_all(loggers, i, values)
             if i == start:
                 meter.reset()  # compiling is no training
             console.advance(i)
@@ -430,13 +449,8 @@ def fit(
             if stops:
                 checkpointer.close()
                 sys.exit(0)
-            if done % each_epoch == 0:
-                watchdog.beat(f"the evaluation after step {done}", limit=36000)
-                values = evaluate(setup, state)
-                for log in loggers if values else ():
-                    log.log(i, values)
-                meter.reset()
             watchdog.beat(f"the batch of step {done}")
+        evaluate_after(total)
     return state
 
 
@@ -450,7 +464,8 @@ def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
             found = train.validate(setup.eval_step, model, examples, batch_size=size)
         values |= {f"val/{name}": value for name, value in found.items()}
     if data.zero_shot_path is not None:
-        model, classes = train.on_one_device(model), open_classes(data.zero_shot_path)
+        model = train.on_one_device(model)
+        classes = open_classes(data.zero_shot_path, split=data.zero_shot_split)
         names, templates = classes.class_names, data.zero_shot_templates
         classifier = eqx_clip.zero_shot_classifier(model, names, templates)
         labelled = classes.images, classes.labels
@@ -461,18 +476,16 @@ def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
 
 def export(run: Run, state: train.TrainState, folder: str) -> None:
     """The model, or its moving average, in OpenCLIP's format."""
-    to = run.export_dir or (None if "://" in folder else os.path.join(folder, "open_clip"))
-    model = train.on_one_device(state.model if state.ema is None else state.ema)
-    if to is not None and jax.process_index() == 0:
-        eqx_clip.save(model, to)
-        logger.info("saved in OpenCLIP's format: %s", to)
+    to = run.export_dir or f"{folder}/open_clip"
+    train.export(state.model if state.ema is None else state.ema, to)
+    logger.info("saved in OpenCLIP's format: %s", to)
 
 
 if __name__ == "__main__":
     flags = Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
     try:
         main(tyro.cli(flags, description=__doc__))
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, RuntimeError) as error:
         if jax.distributed.is_initialized():
             raise
         sys.exit(f"error: {error}")

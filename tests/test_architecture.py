@@ -47,7 +47,7 @@ LAYERS = [
         "train._retrieval",
     },
     {"train._console", "train._curves", "train._evaluate", "train._zero_shot_accuracy"},
-    {"train.__main__"},
+    {"train.__main__", "train._export"},
 ]
 
 

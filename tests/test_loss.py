@@ -1,3 +1,4 @@
+import functools
 import math
 import re
 
@@ -9,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import eqx_clip
-from eqx_clip import _ring
+from eqx_clip import _ring, sharding
 
 
 def unit_rows(shape, seed=0):
@@ -190,3 +191,25 @@ def test_an_unknown_method_is_refused(loss):
     features = unit_rows((6, 5))
     with pytest.raises(ValueError, match="must be 'ring' or 'gather'; got 'rings'"):
         loss(features, features, *LOSSES[loss], method="rings")
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_ring_of_half_precision_is_summed_in_float32(loss, dtype):
+    """Not jitted, where XLA would widen a rounded product by itself."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((8, 512), np.float32)
+    image = jnp.asarray(image / np.linalg.norm(image, axis=1, keepdims=True), dtype)
+    scalars = (100.0,) if loss == "clip" else (100.0, -10.0)
+    function = eqx_clip.clip_loss if loss == "clip" else eqx_clip.siglip_loss
+    mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    results = [
+        jax.shard_map(
+            functools.partial(function, axis_name=sharding.AXES, method=method),
+            mesh=mesh,
+            in_specs=(P(sharding.AXES), P(sharding.AXES), *(P(),) * len(scalars)),
+            out_specs=P(),
+        )(image, image, *map(jnp.asarray, scalars))
+        for method in ("ring", "gather")
+    ]
+    np.testing.assert_allclose(*results, atol=1e-5)

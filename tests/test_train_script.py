@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -25,7 +27,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import eqx_clip
-from eqx_clip.train import read_lines
+from eqx_clip.data import open_classes
+from eqx_clip.train import read_lines, zero_shot_accuracy
 
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
@@ -59,7 +62,9 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     write_digits(folder, "train.csv", 0, EPOCH * BATCH + 3)
     write_digits(folder, "valid.csv", EPOCH * BATCH + 3, 37)
+    write_digits(folder, "fewer.csv", 0, EPOCH * BATCH + 2)
     (folder / "model.json").write_text(json.dumps(MODEL))
+    (folder / "quick.json").write_text(json.dumps({**MODEL, "quick_gelu": True}))
     return folder
 
 
@@ -174,7 +179,7 @@ def test_the_command_of_open_clip_jax_runs_as_printed(tmp_path):
     assert checkpoints(folder) == [3, 6]
     first, *_, last = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
     assert (first["step"], last["step"]) == (0, 5)
-    assert [entry["step"] for entry in validation(folder)] == [2, 5]
+    assert [entry["step"] for entry in validation(folder)] == [3, 6]
     model = eqx_clip.load(folder / "open_clip")
     assert model.preprocess.image_size == 224
 
@@ -193,7 +198,7 @@ def test_a_run_learns_and_keeps_a_checkpoint_an_epoch(whole):
     assert len(losses(whole)) == STEPS
     assert np.mean(losses(whole)[-EPOCH:]) < math.log(BATCH) < losses(whole)[0] + 1
     assert checkpoints(whole) == [EPOCH, STEPS]
-    assert [entry["step"] for entry in validation(whole)] == [EPOCH - 1, STEPS - 1]
+    assert [entry["step"] for entry in validation(whole)] == [EPOCH, STEPS]
     assert validation(whole)[0]["val/num_samples"] == 37
     eqx_clip.load(whole / "open_clip")
 
@@ -324,6 +329,9 @@ def test_plan_trains_nothing(call, folder, capsys):
     printed = capsys.readouterr().out
     for word in ("parameters", "FLOPs", "memory a device", "mesh", "40 of 16 images"):
         assert word in printed
+    model = eqx_clip.create(MODEL, key=jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(model))
+    assert f"parameters: {count:,}\n" in printed
     assert not (folder / "planned").exists() and not (folder / "checkpoints").exists()
 
 
@@ -368,7 +376,11 @@ def test_float16_and_zero_shot_accuracy(folder):
     )
     assert all(map(math.isfinite, losses(folder / "half")))
     last = read_lines(folder / "half" / "log.jsonl")[-1]
-    assert any(name.startswith("zero_shot/") and 0 <= last[name] <= 1 for name in last)
+    model, classes = eqx_clip.load(folder / "half" / "open_clip"), open_classes(folder / "classes")
+    classifier = eqx_clip.zero_shot_classifier(model, classes.class_names, ["a photo of a {}."])
+    expected = zero_shot_accuracy(model, classes.images, classes.labels, classifier)
+    found = {name: last[f"zero_shot/{name}"] for name in expected}
+    assert found == pytest.approx(expected)
 
 
 # --- Bad input -------------------------------------------------------------------------------
@@ -385,6 +397,9 @@ def test_float16_and_zero_shot_accuracy(folder):
         ({"image_key": "picture"}, "image_path"),
         ({"train_path": None}, "--train-path"),
         ({"process_id": 3, "num_processes": None}, "coordinator_address"),
+        ({"zero_shot_path": "clases"}, "clases"),
+        ({"train_path": None, "valid_path": "valid.csv", "resume_from_checkpoint": "x"}, "export"),
+        ({"resume_from_checkpoint": "x"}, "refused"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -401,6 +416,23 @@ def test_an_empty_folder_is_not_resumed(call, folder):
     assert not list((folder / "empty").iterdir())
 
 
+def test_an_older_checkpoint_is_not_gone_on_with_beside_a_newer_one(call, whole):
+    with pytest.raises(ValueError, match=f"holds a checkpoint of step {STEPS}"):
+        call(**TRAINING, resume_from_checkpoint=str(whole / str(EPOCH)))
+    assert len(losses(whole)) == STEPS and checkpoints(whole) == [EPOCH, STEPS]
+
+
+def test_a_run_stopped_before_its_evaluation_does_it_when_it_goes_on(call, whole, folder):
+    shutil.copytree(whole, folder / "unevaluated")
+    shutil.rmtree(folder / "unevaluated" / "open_clip")
+    lines = [line for line in (whole / "log.jsonl").read_text().splitlines() if line]
+    assert "val/loss" in lines[-1]
+    (folder / "unevaluated" / "log.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    resume = {"resume_from_checkpoint": "unevaluated", "valid_path": "valid.csv"}
+    call(**TRAINING, **resume, log_freq=0)
+    assert_same_run(folder / "unevaluated", whole)
+
+
 def test_a_folder_of_another_run_is_not_written_to(call, whole):
     before = sorted(whole.iterdir())
     with pytest.raises(ValueError, match="resume-from-checkpoint latest"):
@@ -414,9 +446,13 @@ def test_a_folder_of_another_run_is_not_written_to(call, whole):
         ({"seed": 1}, "seed"),
         ({"beta2": 0.95}, "beta2"),
         ({"global_batch_size": 32}, "batch_size"),
-        ({"model_name": "vit-nano-patch32"}, "model.name"),
+        ({"model_name": "vit-nano-patch32"}, "model.image.width"),
+        ({"model_name": "quick.json"}, "activation"),
+        ({"train_path": "fewer.csv"}, "examples.train"),
+        ({"augment_scale": (0.2, 0.3)}, "augment_scale"),
+        ({"lock_image": 0}, "lock_image"),
     ],
-    ids=["seed", "optimizer", "batch", "model"],
+    ids=["seed", "optimizer", "batch", "model", "activation", "data", "crops", "locked"],
 )
 def test_a_run_is_not_resumed_with_other_options(call, whole, other, named):
     with pytest.raises(ValueError, match=re.escape(named)):

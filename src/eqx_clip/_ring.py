@@ -41,7 +41,7 @@ def ring_clip_loss(
 
 
 def _clip_forward(axis_name: AxisName, image: Array, text: Array, scale: Array):
-    positive = scale * jnp.sum(image * text, axis=1, dtype=scale.dtype)
+    positive = scale * _own_cosines(image, text, scale)
     nothing = varying(jnp.full(len(image), -jnp.inf, scale.dtype), axis_name)
 
     def visit(rows: Array, chunk: Chunk) -> tuple[Array, Chunk]:
@@ -94,7 +94,7 @@ def _siglip_forward(axis_name: AxisName, image: Array, text: Array, scale: Array
         logits = scale * _cosines(image, text, scale) + bias
         return total + jnp.sum(jax.nn.softplus(logits)), chunk
 
-    positive = scale * jnp.sum(image * text, axis=1, dtype=scale.dtype) + bias
+    positive = scale * _own_cosines(image, text, scale) + bias
     start = -jnp.sum(positive)  # softplus(-z) of a pair that belongs together: softplus(z) - z
     total, _ = _around(axis_name, visit, start, (text,))
     return total / len(image), (image, text, scale, bias)
@@ -145,7 +145,7 @@ def _pulled(
         return sums, (text, text_sum + pull.T @ image, *of_texts)
 
     image_sum, text_sum = (-positives * x.astype(scale.dtype) for x in (text, image))
-    belonging = jnp.sum(image * text, dtype=scale.dtype)
+    belonging = jnp.sum(_own_cosines(image, text, scale))
     count = varying(jnp.asarray(len(image), scale.dtype), axis_name)
     sums = image_sum, -positives * belonging, -positives * count
     sums, (_, text_sum, *_) = _around(axis_name, visit, sums, (text, text_sum, *of_texts))
@@ -155,6 +155,12 @@ def _pulled(
 
 def _cosines(image: Array, text: Array, scale: Array) -> Array:
     return jnp.matmul(image, text.T, preferred_element_type=scale.dtype)
+
+
+def _own_cosines(image: Array, text: Array, scale: Array) -> Array:
+    """Of the pairs that belong together."""
+    # Cast first: a product of half precision would be rounded before it is summed.
+    return jnp.sum(image.astype(scale.dtype) * text.astype(scale.dtype), axis=1)
 
 
 def _around(

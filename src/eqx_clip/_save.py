@@ -43,6 +43,8 @@ def save(model: Model, folder: str | os.PathLike[str]) -> None:
             f"Expected an eqx_clip.CLIP; got {type(model).__name__}. "
             "`eqx.tree_serialise_leaves(path, module)` writes any module."
         )
+    if "://" in os.fspath(folder):
+        raise ValueError(f"{folder} is no folder here: `train.export` writes far away.")
     config = config_to_open_clip(model)
     tensors = to_state_dict(model)
     _check_rebuilds(model, config)

@@ -148,7 +148,7 @@ def global_batch(batch: Mapping[str, AnyArray], mesh: Mesh) -> dict[str, Array]:
     """A global batch of the rows that each process holds: arrays spread over all devices.
 
     Raises `ValueError` if this process's devices do not divide its rows. All processes must bring
-    equally many rows: `check_rows` asks them.
+    equally many rows: `train.check_same` asks them.
     """
     local = len(mesh.local_devices)
     for name, value in batch.items():

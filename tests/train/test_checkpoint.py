@@ -128,6 +128,19 @@ def test_two_histories_do_not_mix(tmp_path):
         saved(saved(tmp_path), step=3)
 
 
+def test_what_a_save_would_refuse_is_found_before_training(tmp_path):
+    with Checkpointer(tmp_path / "new") as checkpointer:
+        checkpointer.prepare(0)
+        assert (tmp_path / "new").is_dir() and checkpointer.latest() is None
+    with Checkpointer(tmp_path / "used") as checkpointer:
+        checkpointer.save(5, {"weights": jnp.ones(3)})
+    for step in (0, 4):
+        with pytest.raises(ValueError, match="holds a checkpoint of step 5"):
+            Checkpointer(tmp_path / "used").prepare(step)
+    with Checkpointer(tmp_path / "used") as checkpointer:
+        checkpointer.prepare(5)
+
+
 def test_another_model_is_refused_by_path_and_shape(tmp_path):
     saved(tmp_path)
     like = {**small_state(), "weights": jnp.zeros((8, 7))}

@@ -335,3 +335,21 @@ def test_without_matplotlib_the_remedy_is_told(tmp_path, monkeypatch):
     log_of(tmp_path / "log.jsonl", [0])
     with pytest.raises(ImportError, match=r"pip install 'eqx_clip\[train\]'"):
         train.draw_curves(tmp_path / "log.jsonl", tmp_path / "loss.png")
+
+
+def test_a_logger_that_cannot_write_does_not_end_the_run(caplog):
+    class Full:
+        def log(self, step, metrics):
+            raise OSError("No space left on device")
+
+        def close(self):
+            pass
+
+    class Kept(Full):
+        def log(self, step, metrics):
+            kept.append((step, metrics))
+
+    kept = []
+    train.log_all([Full(), Kept()], 3, {"loss": 1.0})
+    assert kept == [(3, {"loss": 1.0})]
+    assert "Step 3 is not logged by Full: No space left on device" in caplog.text

@@ -7,6 +7,7 @@ from ._distributed import check_same as check_same
 from ._distributed import initialize as initialize
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import validate as validate
+from ._export import export as export
 from ._finite import check_finite as check_finite
 from ._flops import forward_flops as forward_flops
 from ._forward import Batch as Batch
@@ -16,6 +17,7 @@ from ._log import JSONLines as JSONLines
 from ._log import Logger as Logger
 from ._log import TensorBoard as TensorBoard
 from ._log import WandB as WandB
+from ._log import log_all as log_all
 from ._log import make_loggers as make_loggers
 from ._log import read_lines as read_lines
 from ._meter import Meter as Meter

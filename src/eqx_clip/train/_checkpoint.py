@@ -95,7 +95,7 @@ class Checkpointer:
         Waits for the save before. Does nothing if this object has saved or restored that very step.
         Raises `ValueError` for a leaf that is no array, where the folder holds a later checkpoint,
         which is of another history, and where processes do not share the folder; `OSError` where
-        the folder cannot be made. Saving step 0 finds these before training.
+        the folder cannot be made. `prepare` finds the last three before training.
         """
         if step == self._step:
             return
@@ -111,12 +111,22 @@ class Checkpointer:
         else:
             self._step = step
 
+    def prepare(self, step: int) -> None:
+        """Makes the folder, for a run that goes on from `step`, 0 if it is new. Writes no arrays.
+
+        Raises what `save` would after the steps of an epoch: `ValueError` where the folder holds a
+        checkpoint later than `step` and where processes do not share it, `OSError` where it cannot
+        be made.
+        """
+        manager = self._manager = self._manager or self._disk.writer(self.keep)
+        self._check_order(step + 1, manager.latest_step())
+
     def _check_order(self, step: int, there: int | None) -> None:
         if there is not None and there >= step:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of step {there}; saving step {step} would mix "
                 "two histories. Save into another folder, remove the later checkpoints, or "
-                "continue from the latest: `restore`."
+                "continue from the latest: `restore`, or --resume-from-checkpoint latest."
             )
 
     def _about(self, leaves: Named, arrays: Named) -> dict[str, Any]:

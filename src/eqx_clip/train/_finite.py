@@ -27,7 +27,8 @@ def check_finite(
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     if math.isfinite(loss) and (math.isfinite(norm) or "loss_scale" in metrics):
         return
-    records = "\n  ".join(source.where(int(i)) for i in index)
+    where = getattr(source, "where", "example {}".format)
+    records = "\n  ".join(where(int(i)) for i in index)
     raise FloatingPointError(
         f"The loss of step {step} is {loss}, the norm of its gradient {norm}. The last good "
         f"checkpoint in {checkpointer.folder} is of step {checkpointer.latest()}. Lower the "

@@ -3,9 +3,11 @@
 import errno
 import importlib
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
@@ -13,6 +15,8 @@ import jax
 
 from .._types import Count, PathLike
 
+
+logger = logging.getLogger("eqx_clip.train")
 
 Metrics = Mapping[str, SupportsFloat]
 
@@ -184,9 +188,21 @@ def make_loggers(
     if "://" not in folder:
         os.makedirs(folder, exist_ok=True)
         loggers.append(JSONLines(os.path.join(folder, "log.jsonl"), start_step=start_step))
+    else:
+        logger.warning("%s is not a folder here: there will be no log.jsonl.", folder)
     if tensorboard:
         loggers.append(TensorBoard(os.path.join(folder, "tensorboard"), start_step=start_step))
     if wandb_project is not None:
         name = os.path.basename(folder.rstrip("/"))
-        loggers.append(WandB(wandb_project, run_id=name, config=config))
+        run_id = f"{name}-{zlib.crc32(folder.encode()):08x}"  # a run that goes on has the same
+        loggers.append(WandB(wandb_project, run_id=run_id, config=config))
     return loggers
+
+
+def log_all(loggers: Iterable[Logger], step: int, metrics: Metrics) -> None:
+    """Logs by each. One that cannot write, on a full disk, loses this line, and says so."""
+    for one in loggers:
+        try:
+            one.log(step, metrics)
+        except OSError as error:
+            logger.error("Step %d is not logged by %s: %s", step, type(one).__name__, error)

@@ -27,7 +27,7 @@ def run_folder(name: str, folder: str | None = None, resume: str | None = None) 
     - `folder`: what the user asked for; None: a new one, or the newest if "latest" resumes.
     - `resume`: None, "latest", a run's folder, or one of the checkpoints in it.
 
-    Raises `ValueError` where "latest" finds no run.
+    Raises `ValueError` where "latest" finds no run, and for two folders that differ.
     """
     if resume is None:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -35,13 +35,19 @@ def run_folder(name: str, folder: str | None = None, resume: str | None = None) 
     if resume == "latest":
         return RunFolder(folder or _newest(), True)
     parent, _, step = resume.rstrip("/").rpartition("/")
+    found = RunFolder(resume, True)
     if parent and step.isdigit():
-        return RunFolder(parent, True, int(step))
-    return RunFolder(resume, True)
+        found = RunFolder(parent, True, int(step))
+    if folder is not None and os.path.abspath(folder) != os.path.abspath(found.path):
+        raise ValueError(
+            f"A run goes on in its own folder, {found.path}; got {folder} to save in. Name one of "
+            f"them only, or copy the run: cp -r {found.path} {folder}."
+        )
+    return found
 
 
 def _newest() -> str:
-    runs = sorted(str(path) for path in Path(RUNS).glob("*") if path.is_dir())
+    runs = sorted(str(path) for path in Path(RUNS).glob("????-??-??_*") if path.is_dir())
     newest = _agreed(runs[-1] if runs else "")
     if not newest:
         raise ValueError(f"There is no run in {Path(RUNS).absolute()} to resume: name its folder.")

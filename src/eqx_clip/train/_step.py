@@ -107,7 +107,8 @@ def make_train_step(
         params: Any = eqx.filter(state.model, eqx.is_inexact_array)
         updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
         if trainable is not None:  # weight decay moves what has no gradient
-            updates = jax.tree.map(lambda u, learns: u * learns, updates, trainable)
+            of_params = eqx.filter(trainable, jax.tree.map(eqx.is_inexact_array, state.model))
+            updates = jax.tree.map(lambda u, learns: u * learns, updates, of_params)
         model = _clamp(eqx.apply_updates(state.model, updates))
         metrics = {
             "loss": value,
@@ -273,7 +274,10 @@ def _check_state(
 
 
 def _moved(average: ModelT, model: ModelT, decay: Real) -> ModelT:
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, model)
+    def moved(old, new):
+        return decay * old + (1 - decay) * new if eqx.is_inexact_array(old) else new
+
+    return jax.tree.map(moved, average, model)
 
 
 def _clamp(model: ModelT) -> ModelT:
