@@ -21,7 +21,8 @@ from ._checks import (
     check_image,
     pair,
 )
-from ._layers import MLP, PatchConv2d, Stack, layer_norm, linear, normal, with_weight
+from ._layers import MLP, PatchConv2d, layer_norm, linear, normal, with_weight
+from ._stack import Stack
 from ._types import Count, Head, Input, Real, Size
 
 

@@ -19,7 +19,8 @@ from ._checks import (
     check_ids,
     check_tokens,
 )
-from ._layers import ACTIVATIONS, Block, Stack, layer_norm, normal, stack_at
+from ._layers import ACTIVATIONS, Block, layer_norm, normal
+from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real
 
 

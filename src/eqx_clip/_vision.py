@@ -20,7 +20,8 @@ from ._checks import (
     check_image,
     pair,
 )
-from ._layers import ACTIVATIONS, Block, PatchConv2d, Stack, layer_norm, normal, stack_at
+from ._layers import ACTIVATIONS, Block, PatchConv2d, layer_norm, normal
+from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real, Size
 
 

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from ._layers import Stack
+from ._stack import Stack
 from ._types import AnyArray, Count
 
 

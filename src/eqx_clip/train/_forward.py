@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from .._clip import CLIP, unit
-from .._layers import Index, Policy, Stack
+from .._stack import Index, Policy, Stack
 from .._types import AnyArray, Remat
 from ..sharding import Rule, copies, shardings
 

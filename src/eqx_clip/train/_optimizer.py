@@ -6,7 +6,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .._layers import Stack
+from .._stack import Stack
 from .._types import Number
 from ._groups import layer_rates
 
