@@ -13,7 +13,6 @@ Two tables, of programs that are compiled for this machine and not run:
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -21,25 +20,20 @@ import common
 import equinox as eqx
 import jax
 import numpy as np
+from tpu import GIB, abstract_inputs
 
 import eqx_clip
-from eqx_clip import train
+from eqx_clip import sharding, train
 from eqx_clip._models import model_config
 
 
-DEPTHS, PARTS, GIB = (12, 24), (1, 2, 4, 8, 16), 2**30
+DEPTHS, PARTS, DEVICE = (12, 24), (1, 2, 4, 8, 16), jax.devices()[:1]
 
 
 def shapes(config: eqx_clip.CLIPConfig, optimizer: Any, size: int) -> tuple[Any, Any]:
-    """State and batch as shapes alone."""
+    """State and batch as shapes alone, on one device."""
     model = eqx.filter_eval_shape(eqx_clip.create, config, key=jax.random.key(0))
-    pixels = (size, 3, model.preprocess.height, model.preprocess.width)
-    batch = {
-        "image": jax.ShapeDtypeStruct(pixels, np.uint8),
-        "tokens": jax.ShapeDtypeStruct((size, model.tokenizer.context_length), np.int32),
-    }
-    make = functools.partial(train.init_state, optimizer=optimizer)
-    return eqx.filter_eval_shape(make, model), batch
+    return abstract_inputs(model, optimizer, sharding.make_mesh(1, 1, devices=DEVICE), size)
 
 
 def with_depth(config: eqx_clip.CLIPConfig, depth: int) -> eqx_clip.CLIPConfig:

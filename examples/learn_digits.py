@@ -31,21 +31,18 @@ from eqx_clip.data import open_source, write_tfrecords
 
 
 PROCESSES, DEVICES_EACH = 2, 4
+TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 FAST_STEPS, BATCH_SIZE = 8, 128  # a step of two processes mostly waits: few large batches
 
 
 def main(folder: Path, epochs: int, seed: int, fast: bool) -> float:
     """Both trainings. Returns the accuracy on the held-out digits."""
-    peace, killed, shards = (folder / name for name in ("in_peace", "killed", "shards"))
-    for path in (peace, killed, shards):
+    peace, killed = folder / "in_peace", folder / "killed"
+    for path in (peace, killed, folder / "shards"):
         if path.exists():
             raise FileExistsError(f"{path} is of an earlier run: name another --folder.")
-    demo.write_data(folder, seed)
-    (folder / "model.json").write_text(json.dumps(demo.MODEL))
-    source = open_source(folder / "train.csv", image_key="image_path", text_key="caption")
-    write_tfrecords(source, shards, shard_size=4000)
-
-    steps = FAST_STEPS if fast else epochs * (len(source) // BATCH_SIZE)
+    examples = write_data(folder, seed)
+    steps = FAST_STEPS if fast else epochs * (examples // BATCH_SIZE)
     options = training_options(folder, 1 if fast else epochs, steps, seed)
     if fast:
         options += ["--train-n-samples", str(FAST_STEPS * BATCH_SIZE)]
@@ -54,6 +51,15 @@ def main(folder: Path, epochs: int, seed: int, fast: bool) -> float:
     run_to_the_end(killed, [*options, "--resume-from-checkpoint", "latest"], steps)
     compare(peace, killed)
     return accuracy(folder, eqx_clip.load(killed / "open_clip"))
+
+
+def write_data(folder: Path, seed: int) -> int:
+    """Model, pictures and TFRecord files. Returns how many examples there are to train on."""
+    demo.write_data(folder, seed)
+    (folder / "model.json").write_text(json.dumps(demo.MODEL))
+    source = open_source(folder / "train.csv", image_key="image_path", text_key="caption")
+    write_tfrecords(source, folder / "shards", shard_size=4000)
+    return len(source)
 
 
 def training_options(folder: Path, epochs: int, steps: int, seed: int) -> list[str]:
@@ -75,18 +81,21 @@ def training_options(folder: Path, epochs: int, steps: int, seed: int) -> list[s
     return [word for name, value in values.items() for word in (name, *str(value).split(" "))]
 
 
+def environment_of(devices: int) -> dict[str, str]:
+    """For a process with so many virtual devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
 @contextlib.contextmanager
 def processes(run: Path, options: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
     """`train.py`, started in every process. None of them outlives the block."""
     run.mkdir(exist_ok=True)
     environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES_EACH}",
+        **environment_of(DEVICES_EACH),
         "JAX_COMPILATION_CACHE_DIR": str(run.parent / "compiled"),
     }
-    command = [sys.executable, str(Path(__file__).with_name("train.py")), *options]
-    command += ["--checkpoint-dir", str(run), "--num-processes", str(PROCESSES)]
+    command = [*TRAIN, *options, "--checkpoint-dir", str(run), "--num-processes", str(PROCESSES)]
     command += ["--coordinator-address", f"127.0.0.1:{free_port()}"]
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -150,10 +159,11 @@ def watch(run: Path, started: list[subprocess.Popen[bytes]], bar: tqdm) -> None:
 def compare(peace: Path, killed: Path) -> None:
     """Raises unless both runs exported the same bits. The files may differ: in their headers."""
     name = "open_clip/open_clip_model.safetensors"
-    one, other = load_file(peace / name), load_file(killed / name)
-    if {key: (x.dtype, x.tobytes()) for key, x in one.items()} != {
-        key: (x.dtype, x.tobytes()) for key, x in other.items()
-    }:
+    one, other = (
+        {key: (x.dtype, x.tobytes()) for key, x in load_file(run / name).items()}
+        for run in (peace, killed)
+    )
+    if one != other:
         raise RuntimeError(f"The weights differ: {peace / name} and {killed / name}.")
     print("The weights of the resumed run are those of the run in peace, to the bit.")
 

@@ -31,7 +31,14 @@ from jax.sharding import Mesh
 
 import eqx_clip
 from eqx_clip import sharding, train
-from eqx_clip.data import AbstractSource, Batches, batches, open_classes, open_source
+from eqx_clip.data import (
+    AbstractSource,
+    Batches,
+    LabelledImages,
+    batches,
+    open_classes,
+    open_source,
+)
 
 
 # --- Options ---------------------------------------------------------------------------------
@@ -196,6 +203,7 @@ class Setup:
     options: Options
     mesh: Mesh
     sources: dict[str, AbstractSource]
+    classes: LabelledImages | None
     schedule: optax.Schedule
     step: train.TrainStep
     eval_step: train.EvalStep
@@ -227,8 +235,9 @@ def main(options: Options) -> None:
             with feed(options, what, source, model, workers=0) as examples:
                 next(examples)  # what is wrong with the data shows here
             logger.info("%s: %s examples in %s", what, f"{len(source):,}", path)
+    classes = None
     if data.zero_shot_path is not None:
-        open_classes(data.zero_shot_path, split=data.zero_shot_split)
+        classes = open_classes(data.zero_shot_path, split=data.zero_shot_split)
     elif not sources:
         raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
     if run.resume_from_checkpoint is not None and "train" not in sources:
@@ -242,7 +251,7 @@ def main(options: Options) -> None:
     optimizer, schedule = make_optimizer(options, total)
     step, features = make_step(options, optimizer, model, mesh), train.make_eval_step(mesh)
     eval_step = lambda model, batch: features(model, sharding.global_batch(batch, mesh))  # noqa: E731
-    setup = Setup(options, mesh, sources, schedule, step, eval_step, total)
+    setup = Setup(options, mesh, sources, classes, schedule, step, eval_step, total)
     make_state = functools.partial(
         train.init_state,
         optimizer=optimizer,
@@ -430,7 +439,7 @@ def fit(
             state, metrics = setup.step(state, batch)
             meter.count(batch_size)
             if before is not None:  # the step before: this one is still being computed
-                train.check_finite(*before, source, checkpointer)
+                train.check_finite(*before, source.where, checkpointer)
             before, done = (i, metrics, batch["index"]), i + 1
             logged = i == start or done == total
             if logged or (run.log_freq and done % run.log_freq == 0):
@@ -443,7 +452,7 @@ def fit(
             console.advance(i)
             stops = preemption.should_stop(done)
             if saves.due(done) or stops or done == total:
-                train.check_finite(*before, source, checkpointer)
+                train.check_finite(*before, source.where, checkpointer)
                 watchdog.beat(f"the checkpoint of step {done}", limit=3600)
                 checkpointer.save(done, state)
             if stops:
@@ -456,16 +465,15 @@ def fit(
 
 def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
     """Validation loss, retrieval and zero-shot accuracy, of the moving average if there is one."""
-    data, sources, values = setup.options.data, setup.sources, {}
+    data, sources, classes, values = setup.options.data, setup.sources, setup.classes, {}
     model = state.model if state.ema is None else state.ema
     if "valid" in sources:
         with feed(setup.options, "valid", sources["valid"], model) as examples:
             size = data.global_batch_size
             found = train.validate(setup.eval_step, model, examples, batch_size=size)
         values |= {f"val/{name}": value for name, value in found.items()}
-    if data.zero_shot_path is not None:
+    if classes is not None:
         model = train.on_one_device(model)
-        classes = open_classes(data.zero_shot_path, split=data.zero_shot_split)
         names, templates = classes.class_names, data.zero_shot_templates
         classifier = eqx_clip.zero_shot_classifier(model, names, templates)
         labelled = classes.images, classes.labels

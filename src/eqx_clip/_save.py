@@ -33,8 +33,8 @@ def save(model: Model, folder: str | os.PathLike[str]) -> None:
     where it is missing; other files in it are left alone. A model that is there already is replaced
     by one renaming once the new one is written whole, so that whenever the process ends, `load`
     finds the one or the other. Raises `ValueError`, before anything is written, for what is no
-    `CLIP` and for towers and sizes that OpenCLIP does not have (`eqx.tree_serialise_leaves` writes
-    any model).
+    `CLIP`, for a folder far away (`train.export` writes there), and for towers and sizes that
+    OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model).
     """
     from safetensors.numpy import save_file
 

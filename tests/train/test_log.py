@@ -353,3 +353,22 @@ def test_a_logger_that_cannot_write_does_not_end_the_run(caplog):
     train.log_all([Full(), Kept()], 3, {"loss": 1.0})
     assert kept == [(3, {"loss": 1.0})]
     assert "Step 3 is not logged by Full: No space left on device" in caplog.text
+
+
+def test_runs_of_equal_names_are_two_in_weights_and_biases(monkeypatch):
+    class Fake:
+        def __init__(self, project, *, run_id, config):
+            ids.append(run_id)
+
+        def log(self, step, metrics):
+            pass
+
+        def close(self):
+            pass
+
+    ids = []
+    monkeypatch.setattr(train._log, "WandB", Fake)
+    for folder in ("gs://a/checkpoints", "gs://b/checkpoints", "gs://a/checkpoints"):
+        train.make_loggers(folder, wandb_project="clip")
+    first, second, again = ids
+    assert first == again != second and first.startswith("checkpoints-")

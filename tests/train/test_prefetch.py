@@ -60,7 +60,9 @@ def test_batches_become_global_arrays_and_their_index_stays(model, mesh):
         np.testing.assert_array_equal(there["index"], batch["index"])
 
 
-@pytest.mark.parametrize("longest", range(1, CONTEXT + 1, 7))
+@pytest.mark.parametrize(
+    "longest", [1, 15, *(n + i for n in TEXT_LENGTHS for i in (0, 1)), CONTEXT]
+)
 def test_texts_are_cut_to_the_least_length_that_holds_them(model, mesh, longest):
     batch = make_batch(model, longest)
     (placed,) = train.prefetch([batch], mesh, text=model.text)
@@ -89,10 +91,8 @@ def test_an_epoch_with_captions_of_every_length_has_a_trace_for_each_length(
 
     monkeypatch.setattr(type(model.text), "__call__", call)
     optimizer = optax.sgd(1e-3)
-    step, state = (
-        train.make_train_step(optimizer, mesh),
-        train.init_state(model, optimizer, mesh),
-    )
+    step = train.make_train_step(optimizer, mesh)
+    state = train.init_state(model, optimizer, mesh)
     epoch = [make_batch(model, longest, seed=longest) for longest in range(1, CONTEXT + 1)]
     used = []
     for batch in train.prefetch(epoch, mesh, text=model.text):

@@ -346,3 +346,31 @@ def test_float16_on_a_tpu_is_refused_with_what_it_has(monkeypatch):
     with pytest.raises(ValueError, match="bfloat16"):
         train.make_train_step(OPTIMIZER, dtype=jnp.float16)
     train.make_train_step(OPTIMIZER, dtype=jnp.bfloat16)
+
+
+def test_integers_of_a_users_tower_keep_their_type_and_are_no_parameters():
+    model = make_model()
+    counted = Counted(model.text, jnp.asarray(3, jnp.int32))
+    model = eqx.tree_at(lambda model: model.text, model, counted)
+    learns = train.trainable(model, image_groups=0)
+    state = train.init_state(model, OPTIMIZER, ema=True)
+    before = jax.tree.map(np.array, model)
+    state, _ = train.make_train_step(OPTIMIZER, ema_decay=0.5, trainable=learns)(
+        state, make_batch()
+    )
+    for tower in (state.model.text, state.ema.text):
+        assert tower.count.dtype == jnp.int32 and int(tower.count) == 3
+    assert bitwise_equal(jax.tree.map(np.array, state.model.image), before.image)
+    assert not bitwise_equal(jax.tree.map(np.array, state.model.text), before.text)
+
+
+class Counted(eqx.Module):
+    tower: eqx.Module
+    count: jax.Array
+
+    def __call__(self, tokens):
+        return self.tower(tokens)
+
+    @property
+    def embed_dim(self):
+        return self.tower.embed_dim

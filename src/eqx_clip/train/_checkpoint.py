@@ -101,8 +101,7 @@ class Checkpointer:
             return
         leaves = named_leaves(state)
         self._finish()
-        manager = self._manager = self._manager or self._disk.writer(self.keep)
-        self._check_order(step, manager.latest_step())
+        manager = self._writer(step)
         arrays = _data(leaves)
         try:
             manager.write(step, arrays, self._about(leaves, arrays))
@@ -118,16 +117,19 @@ class Checkpointer:
         checkpoint later than `step` and where processes do not share it, `OSError` where it cannot
         be made.
         """
-        manager = self._manager = self._manager or self._disk.writer(self.keep)
-        self._check_order(step + 1, manager.latest_step())
+        self._writer(step + 1)
 
-    def _check_order(self, step: int, there: int | None) -> None:
+    def _writer(self, step: int) -> "Manager":
+        """What writes a checkpoint of `step`, or of a later one."""
+        manager = self._manager = self._manager or self._disk.writer(self.keep)
+        there = manager.latest_step()
         if there is not None and there >= step:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of step {there}; saving step {step} would mix "
                 "two histories. Save into another folder, remove the later checkpoints, or "
                 "continue from the latest: `restore`, or --resume-from-checkpoint latest."
             )
+        return manager
 
     def _about(self, leaves: Named, arrays: Named) -> dict[str, Any]:
         return {

@@ -1,8 +1,7 @@
 """The end of a run whose loss or gradient is no number any more."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -15,19 +14,18 @@ def check_finite(
     step: Count,
     metrics: Mapping[str, Float[AnyArray, ""]],
     index: Int64[np.ndarray, " rows"],
-    source: Any,
+    where: Callable[[int], str],
     checkpointer: Checkpointer,
 ) -> None:
     """`FloatingPointError` for a loss, or a gradient's norm, that is not finite.
 
-    `metrics` are the step's. It names the step, the last good checkpoint, and where `source` keeps
-    the examples of this process's part of the batch, those of `index`. The gradient of a step that
-    scales its loss may overflow: such a step changes nothing.
+    `metrics` are the step's. It names the step, the last good checkpoint, and `where`, such as
+    `source.where`, the examples of this process's part of the batch are kept, those of `index`. The
+    gradient of a step that scales its loss may overflow: such a step changes nothing.
     """
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     if math.isfinite(loss) and (math.isfinite(norm) or "loss_scale" in metrics):
         return
-    where = getattr(source, "where", "example {}".format)
     records = "\n  ".join(where(int(i)) for i in index)
     raise FloatingPointError(
         f"The loss of step {step} is {loss}, the norm of its gradient {norm}. The last good "
