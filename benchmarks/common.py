@@ -111,6 +111,12 @@ def jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+def resident(key: str) -> int:
+    """Resident memory of this process in bytes, now ("VmRSS:") or at its highest ("VmHWM:")."""
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(key))
+
+
 def matrix_rate(side: int = 2048, *, repeats: int = 8) -> dict[str, float]:
     """GFLOP/s of float32 matrix products, by library: what a forward pass can hope for."""
     import jax

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import eqx_clip
+from eqx_clip.train._flops import positions, tower_flops
 
 
 @eqx.filter_jit
@@ -32,31 +33,10 @@ def encode_texts(model: eqx_clip.CLIP, tokens: jax.Array) -> jax.Array:
     return jax.vmap(model.encode_text)(tokens)
 
 
-def gigaflops(tower: Any, positions: int) -> float:
-    """Of the products of one example, all blocks whole, as OpenCLIP computes them.
-
-    XLA's own count takes the body of a loop once, however often it runs.
-    """
-    if isinstance(tower, eqx_clip.ConvNeXt):
-        total = 2 * positions * tower.stem.weight.size
-        for i, stage in enumerate(tower.stages):
-            total += 2 * (positions >> 2 * i) * sum(x.size for x in jax.tree.leaves(stage))
-        return total / 1e9
-    depth, width = len(tower.stack), tower.config.width
-    weights = sum(leaf.size for leaf in jax.tree.leaves(tower.stack))
-    total = 2 * positions * weights + 4 * depth * width * positions**2
-    if isinstance(tower, eqx_clip.VisionTransformer):
-        total += 2 * positions * tower.patch.weight.size
-    return total / 1e9
-
-
-def positions(model: eqx_clip.CLIP, what: str) -> int:
-    """Tokens of a transformer, pixels of ConvNeXt's first stage."""
-    if what == "encode_text":
-        return 77
-    if isinstance(model.image, eqx_clip.ConvNeXt):
-        return model.preprocess.height * model.preprocess.width // 16
-    return len(model.image.positional_embedding)  # pyright: ignore[reportAttributeAccessIssue]
+def gigaflops(model: eqx_clip.CLIP, what: str) -> float:
+    """Of the products of one example, all blocks whole, as OpenCLIP computes them."""
+    tower = model.image if what == "encode_image" else model.text
+    return tower_flops(tower, positions(tower, model)) / 1e9
 
 
 def on_cpu(name: str, batch: int, rounds: int, *, compiled: bool) -> list[common.Row]:
@@ -90,8 +70,7 @@ def on_cpu(name: str, batch: int, rounds: int, *, compiled: bool) -> list[common
         row |= {f"{side}, /s": batch / time for side, time in seconds.items()}
         for side in list(seconds)[1:]:
             row[f"ratio to {side}"] = seconds[side] / seconds["eqx_clip"]
-        tower = model.image if what == "encode_image" else model.text
-        flops = batch * gigaflops(tower, positions(model, what))
+        flops = batch * gigaflops(model, what)
         row["share of matrix rate"] = flops / seconds["eqx_clip"] / rate["jax"]
         row |= {"matrix rate jax, GFLOP/s": rate["jax"], "torch": rate["torch"]}
         rows.append(row)
@@ -117,8 +96,7 @@ def on_accelerator(name: str, batch: int, rounds: int, dtype: Any) -> list[commo
     rate = 2 * len(square) ** 3 / seconds["product"] / 1e12
     rows = []
     for what in work:
-        tower = model.image if what == "encode_image" else model.text
-        done = batch * gigaflops(tower, positions(model, what)) / 1e3 / seconds[what]
+        done = batch * gigaflops(model, what) / 1e3 / seconds[what]
         row: common.Row = {"model": name, "what": what, "dtype": jnp.dtype(dtype).name}
         row |= {"batch": batch, "eqx_clip, /s": batch / seconds[what]}
         rows.append(row | {"matrix rate, TFLOP/s": rate, "share of matrix rate": done / rate})

@@ -13,6 +13,7 @@ sets take to open, and whether memory grows from epoch to epoch.
 import argparse
 import csv
 import importlib
+import inspect
 import io
 import json
 import multiprocessing
@@ -231,22 +232,19 @@ from eqx_clip.data import open_source
 from tensorflow_datasets.proto import tf_example_pb2
 import numpy, pyarrow
 pyarrow.array(numpy.zeros(1))  # imports pandas, where it is installed
-def memory(key):
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1e3 for line in file if line.startswith(key))
-bare, wall, cpu = memory("VmRSS:"), time.perf_counter(), time.process_time()
+bare, wall, cpu = resident("VmRSS:"), time.perf_counter(), time.process_time()
 source = open_source(sys.argv[1])
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-peak, before = memory("VmHWM:") - bare, memory("RssAnon:")
+peak, before = resident("VmHWM:") - bare, resident("RssAnon:")
 again = pickle.loads(pickle.dumps(source))
 again.where(len(again) // 2), again.where(len(again) - 1)
-print(f"[{wall}, {cpu}, {peak}, {memory('RssAnon:') - before}, {len(source)}]")
+print(f"[{wall}, {cpu}, {peak / 1e6}, {(resident('RssAnon:') - before) / 1e6}, {len(source)}]")
 """
 
 
 def opened(path: str) -> tuple[float, float, float, float, int]:
     """Seconds, seconds of the processor, megabytes above the import, a worker's, and examples."""
-    command = [sys.executable, "-c", OPEN, path]
+    command = [sys.executable, "-c", inspect.getsource(common.resident) + OPEN, path]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -305,11 +303,11 @@ def memory_row(folder: str, arguments: Any, count: int = 10_000, epochs: int = 1
     for step, _ in enumerate(feed, 1):
         epoch, rest = divmod(step, feed.steps_per_epoch)
         if not rest and epoch in (1, 2, epochs // 2, epochs - 1):  # then the workers end
-            row[f"after epoch {epoch}"] = resident()
+            row[f"after epoch {epoch}"] = resident_of_all()
     return row
 
 
-def resident() -> float:
+def resident_of_all() -> float:
     processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in processes)
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -8,6 +8,7 @@ import; and `examples/zero_shot.py` from start to end, with vit-base-patch32 on 
 same in OpenCLIP.
 """
 
+import inspect
 import json
 import os
 import statistics
@@ -25,17 +26,12 @@ from tqdm import tqdm
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "zero_shot.py"
 
-# Resident memory in bytes, now and at its highest.
-MEMORY = """
-def memory(key):
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(key))
-"""
+MEMORY = inspect.getsource(common.resident)
 LOAD = {
     "eqx_clip": """
 import eqx_clip, jax, jax.numpy as jnp, sys, time
 jnp.zeros(1).block_until_ready()
-bare, start = memory("VmRSS:"), time.perf_counter()
+bare, start = resident("VmRSS:"), time.perf_counter()
 model = eqx_clip.load("vit-large-patch14", sys.argv[1])
 jax.block_until_ready(jax.tree.leaves(model))
 """,
@@ -44,13 +40,13 @@ import sys, time
 sys.path[:0] = sys.argv[2:]
 from oracle import open_clip, torch
 torch.set_num_threads(2)
-bare, start = memory("VmRSS:"), time.perf_counter()
+bare, start = resident("VmRSS:"), time.perf_counter()
 model = open_clip.create_model("ViT-L-14", pretrained=sys.argv[1])
 """,
 }
 LOADED = """
 import json
-print(json.dumps([time.perf_counter() - start, memory("VmHWM:") - bare]))
+print(json.dumps([time.perf_counter() - start, resident("VmHWM:") - bare]))
 """
 THEIR_EXAMPLE = """
 import sys

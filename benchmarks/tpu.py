@@ -22,7 +22,6 @@ import common
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from encode import gigaflops, positions
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -105,9 +104,7 @@ def teraflops(model: eqx_clip.CLIP, batch: int) -> float:
 
     What `remat` computes again is not counted: the usual measure of model FLOPs.
     """
-    forward = gigaflops(model.image, positions(model, "encode_image"))
-    forward += gigaflops(model.text, positions(model, "encode_text"))
-    return 3 * batch * forward / 1e3
+    return 3 * batch * train.forward_flops(model) / 1e12
 
 
 def rows_of(arguments: argparse.Namespace) -> list[common.Row]:

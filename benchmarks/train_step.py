@@ -31,11 +31,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from encode import gigaflops, positions
+from encode import gigaflops
 from start import save_weights
 
 import eqx_clip
 from eqx_clip import train
+from eqx_clip.train._flops import tower_flops
 from eqx_clip.train._prefetch import TEXT_LENGTHS
 
 
@@ -165,8 +166,8 @@ def speed(name: str, captions: str, size: int, rounds: int, weights: Path) -> co
     seconds = common.alternate(
         {side: lambda side=side: steps[side](next(turns[side])) for side in steps}, rounds
     )
-    text = np.mean([gigaflops(model.text, cut_to(row)) for row in lengths])
-    forward = gigaflops(model.image, positions(model, "encode_image")) + text
+    text = np.mean([tower_flops(model.text, cut_to(row)) for row in lengths]) / 1e9
+    forward = gigaflops(model, "encode_image") + text
     rate = common.matrix_rate()["jax"] if ON_CPU else accelerator_rate()
     return {
         **{"model": name, "captions": captions, "batch": size},
@@ -197,18 +198,12 @@ def take_three_steps(name: str, side: str, size: int, weights: Path) -> None:
     if side == "OpenCLIP":
         common.use_all_cores()
     jnp.zeros(1).block_until_ready()
-    bare = resident("VmRSS:")
+    bare = common.resident("VmRSS:")
     (batch,) = make_batches(skeleton(name), draw_lengths("77 tokens", (1, size)))
     step = STEPS[side](name, weights)
     for _ in range(3):
         step(batch)
-    print((resident("VmHWM:") - bare) / 1e6)
-
-
-def resident(key: str) -> int:
-    """Resident memory of this process in bytes, now (VmRSS) or at its highest (VmHWM)."""
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(key))
+    print((common.resident("VmHWM:") - bare) / 1e6)
 
 
 def main() -> None:

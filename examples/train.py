@@ -31,14 +31,7 @@ from jax.sharding import Mesh
 
 import eqx_clip
 from eqx_clip import sharding, train
-from eqx_clip.data import (
-    AbstractSource,
-    Batches,
-    LabelledImages,
-    batches,
-    open_classes,
-    open_source,
-)
+from eqx_clip.data import AbstractSource, LabelledImages, batches, open_classes, open_source
 
 
 # --- Options ---------------------------------------------------------------------------------
@@ -265,9 +258,8 @@ def main(options: Options) -> None:
             print(f"{name}: {value}")
         return
 
-    folder = train.run_folder(
-        Path(options.model.model_name).stem, run.checkpoint_dir, run.resume_from_checkpoint
-    )
+    name = Path(options.model.model_name).stem
+    folder = train.run_folder(name, run.checkpoint_dir, run.resume_from_checkpoint)
     config = {  # what must be equal for a run to go on
         "model": {name: getattr(model, name).config for name in ("image", "text")},
         "preprocess": model.preprocess,
@@ -289,7 +281,9 @@ def main(options: Options) -> None:
             logger.info("%d steps, checkpoints in %s", total, folder.path)
             logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
             state = fit(setup, state, checkpointer)
-            export(run, state, folder.path)
+            to = run.export_dir or f"{folder.path}/open_clip"
+            train.export(state.model if state.ema is None else state.ema, to)
+            logger.info("saved in OpenCLIP's format: %s", to)
         elif (values := evaluate(setup, state)) and first:
             print(json.dumps(values, indent=2))
 
@@ -323,13 +317,8 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     return eqx.tree_at(where, model, (scale, bias), is_leaf=lambda leaf: leaf is None)
 
 
-def feed(
-    options: Options,
-    what: str,
-    source: AbstractSource,
-    model: eqx_clip.CLIP,
-    **where: int,
-) -> Batches:
+def feed(options: Options, what: str, source: AbstractSource, model: eqx_clip.CLIP, **where: int):
+    """Batches of `what`, "train" or "valid"."""
     data, of_model, training = options.data, model.preprocess, what == "train"
     crops: Any = {"scale": data.augment_scale, "draft": data.draft}
     augmented = eqx_clip.Augment(of_model.image_size, of_model.mean, of_model.std, **crops)
@@ -363,9 +352,8 @@ def make_optimizer(
         schedule = train.cosine_schedule(of.learning_rate, total_steps=total, **rise)
     else:
         schedule = train.constant_schedule(of.learning_rate, **rise)
-    betas = {"b1": of.beta1, "b2": of.beta2, "eps": of.eps}
-    decays = {"weight_decay": of.weight_decay, "layer_decay": of.layer_decay}
-    optimizer = train.adamw(schedule, **betas, **decays)
+    rest = {"eps": of.eps, "weight_decay": of.weight_decay, "layer_decay": of.layer_decay}
+    optimizer = train.adamw(schedule, b1=of.beta1, b2=of.beta2, **rest)
     if of.grad_clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(of.grad_clip_norm), optimizer)
     return optimizer, schedule
@@ -476,17 +464,10 @@ def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
         model = train.on_one_device(model)
         names, templates = classes.class_names, data.zero_shot_templates
         classifier = eqx_clip.zero_shot_classifier(model, names, templates)
-        labelled = classes.images, classes.labels
-        found = train.zero_shot_accuracy(model, *labelled, classifier, progress=False)
+        images, labels = classes.images, classes.labels
+        found = train.zero_shot_accuracy(model, images, labels, classifier, progress=False)
         values |= {f"zero_shot/{name}": value for name, value in found.items()}
     return values
-
-
-def export(run: Run, state: train.TrainState, folder: str) -> None:
-    """The model, or its moving average, in OpenCLIP's format."""
-    to = run.export_dir or f"{folder}/open_clip"
-    train.export(state.model if state.ema is None else state.ema, to)
-    logger.info("saved in OpenCLIP's format: %s", to)
 
 
 if __name__ == "__main__":

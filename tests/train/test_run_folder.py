@@ -3,9 +3,10 @@
 import os
 import re
 
+import numpy as np
 import pytest
 
-from eqx_clip.train import run_folder
+from eqx_clip.train import Checkpointer, run_folder
 
 
 def test_a_new_run_has_a_dated_folder_or_that_which_is_asked_for():
@@ -17,6 +18,14 @@ def test_a_run_or_one_of_its_checkpoints_is_resumed():
     assert run_folder("vit", None, "runs/a") == ("runs/a", True, None)
     assert run_folder("vit", None, "runs/a/40/") == ("runs/a", True, 40)
     assert run_folder("vit", "runs/a/", "runs/a") == ("runs/a", True, None)
+
+
+def test_a_run_may_have_a_number_for_its_name(tmp_path):
+    run = tmp_path / "20241124"
+    with Checkpointer(run) as checkpointer:
+        checkpointer.save(40, {"a": np.ones(3)})
+    assert run_folder("vit", None, str(run)) == (str(run), True, None)
+    assert run_folder("vit", str(run), f"{run}/40") == (str(run), True, 40)
 
 
 def test_latest_is_the_newest_dated_run(tmp_path, monkeypatch):

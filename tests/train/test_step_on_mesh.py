@@ -39,7 +39,7 @@ CONFIG = {
     },
     "init_logit_bias": -10.0,
 }
-OPTIMIZER = train.adamw(1e-3)
+TOWERS, OPTIMIZER = ("vision_cfg", "text_cfg"), train.adamw(1e-3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,6 +112,19 @@ def test_a_batch_in_parts_equals_the_whole_with_the_same_patches_left_out(
     whole = run_on_one_device(dropout=True)
     assert_same(parts, whole)
     assert abs(whole[0][0, 0] - run_on_one_device(loss="clip")[0][0, 0]) > 1e-6
+
+
+def test_full_rematerialisation_and_parts_take_less_memory():
+    def temporary(**options):
+        step = train.make_train_step(OPTIMIZER, **options)
+        return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    deep = {**CONFIG, **{name: {**CONFIG[name], "layers": 12} for name in TOWERS}}
+    model = random_model(config_from_open_clip(deep))
+    state, batch = train.init_state(model, OPTIMIZER), make_batch(256)
+    whole = temporary()
+    assert temporary(remat="full") < 0.5 * whole
+    assert temporary(accumulate=8) < 0.3 * whole
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])

@@ -14,7 +14,7 @@ from ._log import Metrics
 class Console:
     """A progress bar with the loss, images/s, the share of data wait, and the remaining time.
 
-    On the first process only: on others only `error` prints. Where the stream is no terminal, such
+    On the first process only. Where the stream is no terminal, such
     as the log of a batch system, each `log` prints a line in place of the bar. Metrics that are not
     training's own, `"val/loss"` and the like, are printed above the bar when they are logged
     without a `"loss"`.
@@ -61,22 +61,16 @@ class Console:
 
     def write(self, text: str) -> None:
         """A line, above the bar, by the first process."""
-        if not self._process:
-            self._print(text)
-
-    def error(self, text: str) -> None:
-        """A line by whichever process, and which that is."""
-        self._print(f"process {self._process}: {text}" if self._process else text)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _print(self, text: str) -> None:
+        if self._process:
+            return
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         else:
             print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def _remaining(self, step: int) -> str:
         from tqdm import tqdm

@@ -18,24 +18,30 @@ def forward_flops(model: CLIP) -> int:
     takes three times as many. `model` may hold `jax.ShapeDtypeStruct`s. Raises `ValueError` for a
     tower that is not the library's.
     """
-    return _tower_flops(model.image, model) + _tower_flops(model.text, model)
+    return sum(tower_flops(tower, positions(tower, model)) for tower in (model.image, model.text))
 
 
-def _tower_flops(tower: Any, model: CLIP) -> int:
-    pixels = model.preprocess.height * model.preprocess.width
+def tower_flops(tower: Any, positions: int) -> int:
+    """Of so many tokens, or pixels of ConvNeXt's first stage."""
     if isinstance(tower, ConvNeXt):
-        total = 2 * (pixels // 16) * tower.stem.weight.size
+        total = 2 * positions * tower.stem.weight.size
         for i, stage in enumerate(tower.stages):
-            total += 2 * (pixels // 16 >> 2 * i) * _size(stage)
+            total += 2 * (positions >> 2 * i) * _size(stage)
         return total + 2 * _size(tower.head)
     if not isinstance(tower, VisionTransformer | TextTransformer):
         raise ValueError(f"The operations of a {type(tower).__name__} are not known.")
-    tokens, width = tower.positional_embedding.shape
-    depth = tower.config.depth
-    total = 2 * tokens * _size(tower.stack) + 4 * depth * width * tokens**2 + 2 * tower.proj.size
+    total = 2 * positions * _size(tower.stack) + 2 * tower.proj.size
+    total += 4 * tower.config.depth * tower.config.width * positions**2
     if isinstance(tower, VisionTransformer):
-        total += 2 * (tokens - 1) * tower.patch.weight.size
+        total += 2 * (positions - 1) * tower.patch.weight.size
     return total
+
+
+def positions(tower: Any, model: CLIP) -> int:
+    """How many `tower_flops` counts for a whole image or text of `model`."""
+    if isinstance(tower, ConvNeXt):
+        return model.preprocess.height * model.preprocess.width // 16
+    return len(getattr(tower, "positional_embedding", ()))
 
 
 def _size(tree: Any) -> int:

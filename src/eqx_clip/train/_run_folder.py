@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ._checkpoint import Checkpointer
+
 
 RUNS = "checkpoints"  # where runs lie that nobody named a folder for
 
@@ -36,7 +38,8 @@ def run_folder(name: str, folder: str | None = None, resume: str | None = None) 
         return RunFolder(folder or _newest(), True)
     parent, _, step = resume.rstrip("/").rpartition("/")
     found = RunFolder(resume, True)
-    if parent and step.isdigit():
+    # A run may have a number for its name, such as Slurm's of the job.
+    if parent and step.isdigit() and Checkpointer(resume).latest() is None:
         found = RunFolder(parent, True, int(step))
     if folder is not None and os.path.abspath(folder) != os.path.abspath(found.path):
         raise ValueError(
