@@ -17,7 +17,7 @@ from helpers import TINY_VIT, tiny
 from PIL import Image, ImageSequence
 
 import eqx_clip
-from eqx_clip import _embed, embed_images, embed_texts
+from eqx_clip import _embed, _layers, _stack, embed_images, embed_texts
 
 
 TEXTS = [
@@ -144,6 +144,59 @@ def test_frames_of_an_animation_are_images(quick, tmp_path):
         features = embed_images(quick, ImageSequence.Iterator(image), batch_size=4)
     assert len(frames) == 6
     assert_close(features, one_at_a_time(quick, frames))
+
+
+def test_a_generator_may_close_and_change_what_it_has_given(quick, tmp_path):
+    images = some_images(9, (480, 640))
+    paths = [tmp_path / f"{i}.jpg" for i in range(9)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    paths[3].write_bytes(paths[3].read_bytes()[:5000])
+
+    def opened():
+        for path in paths:
+            with Image.open(path) as image:
+                yield image
+
+    def refilled():
+        array = np.empty_like(images[0])
+        for image in images:
+            array[:] = image
+            yield array
+
+    skipped = {}
+    features = embed_images(quick, opened(), batch_size=2, on_error=skipped.__setitem__)
+    assert_close(features, one_at_a_time(quick, paths[:3] + paths[4:]))
+    assert list(skipped) == [3] and "3.jpg' cannot be decoded" in str(skipped[3])
+    assert_close(embed_images(quick, refilled(), batch_size=2), one_at_a_time(quick, images))
+
+
+def test_paths_may_be_an_array(quick, tmp_path):
+    Image.fromarray(some_images(1)[0]).save(tmp_path / "image.png")
+    paths = np.array([str(tmp_path / "image.png")] * 3)
+    assert_close(embed_images(quick, paths), one_at_a_time(quick, paths))
+
+
+def test_texts_of_a_tower_that_is_not_causal_are_not_cut(model):
+    def block(key):
+        options = {"activation": "gelu", "causal": False, "key": key}
+        return _layers.Block(width, config.num_heads, 2 * width, **options)
+
+    config = model.text.config
+    width = config.width
+    stack = _stack.Stack(block, config.depth, key=jax.random.key(0))
+    model = eqx.tree_at(lambda model: model.text.stack, model, stack)
+    assert_close(embed_texts(model, TEXTS), texts_one_at_a_time(model, TEXTS))
+
+
+def test_texts_of_a_tower_that_reads_another_token_are_not_cut(model):
+    class LastToken(eqx_clip.TextTransformer):
+        def __call__(self, tokens):
+            return self.features(tokens)[-1] @ self.proj
+
+    text = LastToken(model.text.config, key=jax.random.key(0))
+    model = eqx.tree_at(lambda model: model.text, model, text)
+    assert_close(embed_texts(model, TEXTS), texts_one_at_a_time(model, TEXTS))
 
 
 def test_texts_have_the_features_of_one_at_a_time_in_their_order(model):
@@ -377,10 +430,21 @@ def test_what_is_no_list_of_texts_is_refused(quick, wrong):
         embed_texts(quick, wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, 3])
+@pytest.mark.parametrize("wrong", [None, 3, {"a.png": 1}])
 def test_what_is_no_list_of_images_is_refused(quick, wrong):
-    with pytest.raises(ValueError, match=f"Expected several images; got {wrong}"):
+    with pytest.raises(ValueError, match=f"Expected several images in a list; got {wrong}"):
         embed_images(quick, wrong)
+
+
+def test_a_folder_is_refused_with_how_to_name_its_files(quick, tmp_path):
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match=r"is a folder; pass its files, .*glob\('\*\.jpg'\)"):
+            embed_images(quick, folder)
+
+
+def test_on_error_must_be_a_function(quick):
+    with pytest.raises(ValueError, match=r"`on_error` must be a function .* got 'skip'"):
+        embed_images(quick, [], on_error="skip")
 
 
 def test_texts_outside_a_small_vocabulary_are_refused():

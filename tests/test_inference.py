@@ -40,6 +40,12 @@ def test_one_image_and_one_text_are_taken_as_lists_of_one(clip):
         np.testing.assert_array_equal(result, results[0])
 
 
+def test_images_may_be_one_array(clip):
+    several = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
+    for ours, expected in zip(clip(several, "a dog"), clip(list(several), "a dog"), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_paths_and_bytes_are_images(clip, tmp_path):
     path = tmp_path / "picture.png"
     Image.fromarray(pictures(1)[0]).save(path)
@@ -79,11 +85,15 @@ def test_random_weights_come_with_a_warning():
 
 
 def test_bad_arguments_are_named(clip, folder):
-    with pytest.raises(ValueError, match="`softmax_temp` must be a number"):
+    with pytest.raises(ValueError, match="`softmax_temp` must be a finite number; got 'warm'"):
         eqx_clip.CLIPInference(folder, softmax_temp="warm")
     with pytest.raises(ValueError, match="`pretrained` must be a tag, True or False"):
         eqx_clip.CLIPInference(folder, 100.0)
     with pytest.raises(ValueError, match="vit-base-patch32"):
         eqx_clip.CLIPInference("vit-base-patch23")
+    with pytest.raises(ValueError, match="`softmax_temp` must be a finite number; got nan"):
+        eqx_clip.CLIPInference(folder, softmax_temp=float("nan"))
     with pytest.raises(ValueError):
         clip(pictures(1), [3])
+    with pytest.raises(ValueError, match="Expected several images in a list; got None"):
+        clip(None, "a dog")

@@ -32,6 +32,7 @@ from eqx_clip import (
     WeightsNotFoundError,
     _openclip,
     _safetensors,
+    sharding,
 )
 from eqx_clip import _registry as registry
 from eqx_clip._models import MODELS
@@ -971,6 +972,28 @@ def test_arrays_go_to_the_device_or_sharding_asked_for(model, folder):
         assert bitwise_equal(loaded, model)
         for leaf in jax.tree.leaves(loaded):
             assert where in (leaf.sharding, *leaf.devices())
+
+
+def test_arrays_are_spread_over_a_mesh(model, folder):
+    mesh = sharding.make_mesh(2, 2)
+    loaded = eqx_clip.load(folder, device=mesh)
+    assert bitwise_equal(loaded, model)
+    expected = jax.tree.leaves(sharding.shardings(model, mesh))
+    assert any(where.spec != jax.sharding.PartitionSpec() for where in expected)
+    assert [leaf.sharding for leaf in jax.tree.leaves(loaded)] == expected
+
+
+def test_what_is_no_place_for_arrays_is_refused(folder):
+    for wrong in ("cpu", jax.devices()):
+        with pytest.raises(ValueError, match=r"`device` must be a .* a Mesh; got"):
+            eqx_clip.load(folder, device=wrong)
+    mesh = sharding.make_mesh(1, 8)
+    uneven = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    with pytest.raises(ValueError, match=r"an array of shape .* cannot be placed .*make_mesh"):
+        eqx_clip.load(folder, device=uneven)
+    other = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+    with pytest.raises(ValueError, match=r"with axes 'data' and 'fsdp'; got \('model',\)"):
+        eqx_clip.load(folder, device=other)
 
 
 def test_files_are_closed_and_opened_anew_so_that_few_pages_stay_mapped(model, folder, monkeypatch):

@@ -43,6 +43,18 @@ def test_long_s_after_an_apostrophe_is_a_contraction():
     assert Tokenizer().encode("it'\N{LATIN SMALL LETTER LONG S}") == [585, 6, 129, 379]
 
 
+def test_ids_do_not_depend_on_a_full_cache(monkeypatch):
+    words = [f"{a}{b}" for a in "abcdefgh" for b in "ijklmnop"]
+    expected = tokenize(words)
+    monkeypatch.setattr(_tokenizer, "_CACHED_WORDS", 2)
+    kept = _tokenizer._word_ids()
+    kept.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(tokenize(words), expected)
+        assert len(kept) <= 2
+        kept.clear()  # as another thread may, at any time
+
+
 def test_rows_are_framed_and_padded_with_zeros():
     tokens = Tokenizer()(list(CAPTIONS))
 

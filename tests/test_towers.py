@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY_VIT, bitwise_equal, features, images_for, tiny
+from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, features, images_for, tiny
 from jax import Array
 from PIL import Image
 
@@ -506,10 +506,25 @@ def test_towers_have_derivatives_where_cudnn_attends(kind, cudnn):
     assert float(slope) == pytest.approx(along, rel=0.1, abs=0.05 * float(value))
 
 
+DEEP_VIT = {
+    "embed_dim": 64,
+    **{
+        name: {**TINY_VIT[name], "layers": 12, "width": 64, "mlp_ratio": 4.0}
+        for name in ("vision_cfg", "text_cfg")
+    },
+}
+DEEP_VIT["vision_cfg"]["head_width"], DEEP_VIT["text_cfg"]["heads"] = 16, 4
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_points_the_same_way(dtype, model, image, tokens):
+@pytest.mark.parametrize("config", [TINY_VIT, TINY_CONVNEXT, DEEP_VIT])
+def test_half_precision_points_the_same_way(config, dtype):
+    model = tiny(config)
     half = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
-    for method, example in (("encode_image", image), ("encode_text", tokens[0])):
+    for method, example in (
+        ("encode_image", images_for(model, 1)[0]),
+        ("encode_text", model.tokenize(TEXTS)[0]),
+    ):
         ours, expected = (getattr(m, method)(example) for m in (half, model))
         assert ours.dtype == jnp.float32
         assert ours @ expected > 0.999

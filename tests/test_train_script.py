@@ -65,6 +65,8 @@ def folder(tmp_path_factory) -> Path:
     write_digits(folder, "fewer.csv", 0, EPOCH * BATCH + 2)
     (folder / "model.json").write_text(json.dumps(MODEL))
     (folder / "quick.json").write_text(json.dumps({**MODEL, "quick_gelu": True}))
+    darker = {"model_cfg": MODEL, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
+    (folder / "darker.json").write_text(json.dumps(darker))
     return folder
 
 
@@ -448,11 +450,12 @@ def test_a_folder_of_another_run_is_not_written_to(call, whole):
         ({"global_batch_size": 32}, "batch_size"),
         ({"model_name": "vit-nano-patch32"}, "model.image.width"),
         ({"model_name": "quick.json"}, "activation"),
+        ({"model_name": "darker.json"}, "preprocess.mean"),
         ({"train_path": "fewer.csv"}, "examples.train"),
         ({"augment_scale": (0.2, 0.3)}, "augment_scale"),
         ({"lock_image": 0}, "lock_image"),
     ],
-    ids=["seed", "optimizer", "batch", "model", "activation", "data", "crops", "locked"],
+    ids=["seed", "optimizer", "batch", "model", "activation", "mean", "data", "crops", "locked"],
 )
 def test_a_run_is_not_resumed_with_other_options(call, whole, other, named):
     with pytest.raises(ValueError, match=re.escape(named)):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -21,7 +20,7 @@ from ._checks import (
     check_image,
     pair,
 )
-from ._layers import MLP, PatchConv2d, layer_norm, linear, normal, with_weight
+from ._layers import MLP, LayerT, PatchConv2d, layer_norm, linear, normal, with_weight
 from ._stack import Stack
 from ._types import Count, Head, Input, Real, Size
 
@@ -263,9 +262,6 @@ def _make_head(config: ConvNeXtConfig, key: PRNGKeyArray) -> eqx.nn.Linear | MLP
     if config.head == "linear":
         return linear(width, embed, use_bias=False, key=key)
     return MLP(width, 2 * embed, embed, activation="gelu", use_final_bias=False, key=key)
-
-
-LayerT = TypeVar("LayerT", eqx.nn.Linear, PatchConv2d)
 
 
 def _timm_init(layer: LayerT, *, key: PRNGKeyArray) -> LayerT:

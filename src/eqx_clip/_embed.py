@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ from PIL import Image, ImageFile
 
 from ._checks import as_count
 from ._clip import CLIP
+from ._image import to_rgb
 from ._preprocess import AbstractTransform
 from ._tokenizer import as_captions, as_several
 from ._types import AnyArray, Count, ImageLike, TextLike
@@ -27,8 +28,9 @@ from ._types import AnyArray, Count, ImageLike, TextLike
 # Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
 if TYPE_CHECKING:
     Images = Iterable[ImageLike]
+    OnError = Callable[[int, Exception], Any]
 else:
-    Images = Any
+    Images = OnError = Any
 
 # Texts are cut to a multiple of this many tokens: few lengths to compile, little to fill up.
 BUCKET = 8
@@ -44,7 +46,7 @@ def embed_images(
     *,
     batch_size: Count = 64,
     progress: bool = True,
-    on_error: Callable[[int, Exception], Any] | None = None,
+    on_error: OnError | None = None,
 ) -> Float[np.ndarray, "images embed"]:
     """Unit features of many raw images, in their order, in at least float32.
 
@@ -52,8 +54,8 @@ def embed_images(
 
     - `images`: a list, a generator, or anything else that gives what `model.preprocess` takes: PIL
       images, paths, encoded bytes, uint8 arrays. They are decoded and resized in threads, while
-      the model computes the batch before; a generator is read two batches ahead, and must not
-      write to an array that it has given.
+      the model computes the batch before. A generator is read two batches ahead; the PIL images
+      and arrays that it gives are read at once, since it may close or change them when it goes on.
     - `batch_size`: one shape is compiled; the last batch is filled up. Fewer images than this are
       filled up to a power of two.
     - `progress`: whether to show a bar, once a second has passed.
@@ -61,15 +63,16 @@ def embed_images(
       and its index, and ends the work. A function is given the index and the error, and the image
       is left out of the result: with `skipped = {}`, `on_error=skipped.__setitem__` collects them.
 
-    Errors of the generator itself pass through. No thread outlives the call.
+    Errors of the generator itself pass through. No thread outlives the call, unless it is
+    interrupted twice: then each ends with the image that it is at.
     """
     batch_size = as_count("batch_size", batch_size)
-    if isinstance(images, Image.Image | str | bytes | os.PathLike) or (
-        isinstance(images, AnyArray) and images.ndim < 4
-    ):
-        raise ValueError(f"Expected several images; got one, {_described(images)}: pass `[image]`.")
-    if not isinstance(images, Iterable):
-        raise ValueError(f"Expected several images; got {images!r}.")
+    _check_several(images)
+    if not (on_error is None or callable(on_error)):
+        raise ValueError(
+            f"`on_error` must be a function of an index and an error; got {on_error!r}. To collect "
+            "what is left out: `skipped = {}`, `on_error=skipped.__setitem__`."
+        )
     bar = _bar(images, "image", progress)
 
     def skip(i: int, error: Exception) -> None:
@@ -79,7 +82,7 @@ def embed_images(
         bar.update()
 
     with _threads() as pool:
-        pixels = _ahead(pool, _pixels(model.preprocess), _frames(images), 2 * batch_size)
+        pixels = _ahead(pool, _pixels(model.preprocess), _read_at_once(images), 2 * batch_size)
         batches = _image_batches(pixels, batch_size, skip)
         return _embed(_encode_images, model, batches, batch_size, bar)
 
@@ -157,22 +160,49 @@ def _filled(examples: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([examples, examples[:1].repeat(size - len(examples), axis=0)])
 
 
-def _frames(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
-    """The images, those of an animation as they are now: its next frame is the same object."""
+def _check_several(images: Any) -> None:
+    """`ValueError` for one image, a folder, and what holds no images."""
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        raise ValueError(
+            f"{os.fspath(images)!r} is a folder; pass its files, such as "
+            f"`sorted(Path({os.fspath(images)!r}).glob('*.jpg'))`."
+        )
+    if is_one_image(images):
+        raise ValueError(f"Expected several images; got one, {_described(images)}: pass `[image]`.")
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise ValueError(f"Expected several images in a list; got {_described(images)}.")
+
+
+def is_one_image(image: Any) -> bool:
+    if isinstance(image, AnyArray):
+        return image.ndim in (0, 2, 3)
+    return isinstance(image, Image.Image | str | bytes | os.PathLike)
+
+
+def _read_at_once(images: Iterable[ImageLike]) -> Iterator[ImageLike | Exception]:
+    """The images as they are now, or why they cannot be read.
+
+    What is no list may close a file, show an animation's next frame, or write to an array when it
+    is asked for the image that follows.
+    """
+    stays = isinstance(images, list | tuple | AnyArray)
     for image in images:
-        frame = image
-        if isinstance(image, ImageFile.ImageFile):
-            # A broken one is left as it is, for the thread that decodes it to say so.
-            with contextlib.suppress(Exception):
-                frame = image.copy() if getattr(image, "is_animated", False) else image
-        yield frame
+        if stays or not isinstance(image, Image.Image | np.ndarray):
+            yield image
+            continue
+        try:
+            yield image.copy() if isinstance(image, np.ndarray) else to_rgb(image).copy()
+        except (OSError, ValueError) as error:
+            yield error
 
 
-def _pixels(preprocess: AbstractTransform) -> Callable[[ImageLike], np.ndarray]:
+def _pixels(preprocess: AbstractTransform) -> Callable[[ImageLike | Exception], np.ndarray]:
     """`preprocess.pixels`, for threads."""
     locks = [threading.Lock() for _ in range(256)]
 
-    def pixels(image: ImageLike) -> np.ndarray:
+    def pixels(image: ImageLike | Exception) -> np.ndarray:
+        if isinstance(image, Exception):
+            raise image
         if not isinstance(image, ImageFile.ImageFile):
             return preprocess.pixels(image)
         # Pillow reads an opened file at its first use, which two threads must not do at once, and

@@ -97,8 +97,9 @@ def _explained(what: str) -> Iterator[None]:
     # Fuzzed files raise OSError, SyntaxError, ValueError and RuntimeError: there is no common base.
     except Exception as error:
         raise ValueError(
-            f"{what} cannot be decoded ({error}): expected one whole image, and this one may be "
-            "truncated or damaged. Write or download it again, or skip it."
+            f"{what} cannot be decoded ({str(error) or type(error).__name__}): expected one whole "
+            "image, and this one may be truncated or damaged. Write or download it again, or skip "
+            "it."
         ) from error
 
 

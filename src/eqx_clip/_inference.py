@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import DTypeLike, Float
-from PIL import Image
 
-from ._embed import embed_images, embed_texts
+from ._checks import as_finite
+from ._embed import embed_images, embed_texts, is_one_image
 from ._load import create, load
-from ._types import AnyArray, ImageLike, Number, TextLike
+from ._types import ImageLike, Number, TextLike
 
 
 if TYPE_CHECKING:
@@ -50,14 +50,12 @@ class CLIPInference:
           temperature, which the checkpoint holds; None for plain cosines.
         - `dtype`: what to store and compute with.
 
-        Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is no number.
+        Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is not finite.
         """
         if not isinstance(pretrained, str | bool):
             raise ValueError(f"`pretrained` must be a tag, True or False; got {pretrained!r}.")
-        if not (softmax_temp in ("learned", None) or isinstance(softmax_temp, Number)):
-            raise ValueError(
-                f"`softmax_temp` must be a number, None or 'learned'; got {softmax_temp!r}."
-            )
+        if softmax_temp not in ("learned", None):
+            softmax_temp = as_finite("softmax_temp", softmax_temp)
         if pretrained is False:
             warnings.warn(
                 f"{model_name!r} has random weights, since `pretrained=False`.", stacklevel=2
@@ -72,10 +70,11 @@ class CLIPInference:
     ) -> tuple[Float[Array, "images texts"], Float[Array, "texts images"]]:
         """How well images and texts match: for each image over the texts, and the other way round.
 
-        `image`: a PIL image, path, encoded bytes or uint8 array, or a list of them. `text`: a
+        `image`: a PIL image, path, encoded bytes or uint8 array, or several of them. `text`: a
         string or a list. Rows of both results sum to one, or hold cosines if `softmax_temp=None`.
         """
-        image_features = embed_images(self.model, _listed(image), progress=False)
+        images: Any = [image] if is_one_image(image) else image
+        image_features = embed_images(self.model, images, progress=False)
         text_features = embed_texts(self.model, text, progress=False)
         cosines = jnp.asarray(image_features) @ text_features.T
         if self.softmax_temp is None:
@@ -86,9 +85,3 @@ class CLIPInference:
     @property
     def _learned(self) -> Float[Array, ""]:
         return jnp.exp(self.model.logit_scale.astype(jnp.float32))
-
-
-def _listed(image: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
-    if isinstance(image, Image.Image | str | bytes | os.PathLike | AnyArray):
-        return [image]
-    return list(image)

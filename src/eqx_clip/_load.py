@@ -39,8 +39,9 @@ from ._vision import ViTConfig
 if TYPE_CHECKING:
     ConfigLike = str | CLIPConfig | Mapping[str, Any]
     StateDict = Mapping[str, np.ndarray]
+    Where = Placement
 else:
-    ConfigLike = StateDict = Any
+    ConfigLike = StateDict = Where = Any
 
 
 class Found(NamedTuple):
@@ -59,7 +60,7 @@ def load(
     context_length: Count | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
-    device: Placement | None = None,
+    device: Where | None = None,
 ) -> CLIP:
     """A pretrained model, with its own preprocessing and tokenizer.
 
@@ -79,16 +80,20 @@ def load(
       embeddings, and the preprocessing with them, as OpenCLIP does.
     - `cache_dir`, `revision`: of the hub; by default huggingface-hub's cache and the main branch.
       huggingface-hub's settings hold (`HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN`, ...).
-    - `device`: a `jax.Device` or `jax.sharding.Sharding` that each array goes to as soon as it is
-      read; by default JAX's. One array at a time is in the host's memory twice, the largest first.
+    - `device`: where each array goes as soon as it is read; by default JAX's. A `jax.Device`, a
+      `jax.sharding.Sharding` that suits all arrays, or a mesh of `eqx_clip.sharding.make_mesh`,
+      over which they are spread as `eqx_clip.sharding.place` does. One array at a time is in the
+      host's memory twice, the largest first.
 
     Raises `ValueError` for an unknown name or tag (with the nearest), for a configuration that no
-    tower here can reproduce, and for weights that are not whole or do not fit the configuration,
-    tensor by tensor; `WeightsNotFoundError`, a `FileNotFoundError` and a `ValueError`, where there
-    are none. Nothing is initialised at random, no pickle is opened, and no part of a model is
-    returned. Source: OpenCLIP's `create_model`.
+    tower here can reproduce, for weights that are not whole or do not fit the configuration, tensor
+    by tensor, and for a sharding that does not divide some array; `WeightsNotFoundError`, a
+    `FileNotFoundError` and a `ValueError`, where there are none. Nothing is initialised at random,
+    no pickle is opened, and no part of a model is returned. Source: OpenCLIP's `create_model`.
     """
     dtype = check_dtype(dtype)
+    if not (device is None or isinstance(device, Placement)):
+        raise ValueError(f"`device` must be a jax.Device, a Sharding or a Mesh; got {device!r}.")
     found = _find(source, tag, cache_dir=cache_dir, revision=revision)
     config = found.config.resize(image_size, context_length)
     with SafetensorsFile(found.weights) as tensors:

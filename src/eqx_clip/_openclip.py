@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh, Sharding
 from jaxtyping import DTypeLike
 
 from ._clip import CLIP
@@ -16,6 +18,7 @@ from ._convnext import ConvNeXt
 from ._openclip_config import unknown_tower
 from ._text import TextTransformer
 from ._vision import VisionTransformer
+from .sharding import shardings
 
 
 # Our path to a leaf -> OpenCLIP's name of the tensor. `{i}` counts the blocks of a stack, which
@@ -122,7 +125,7 @@ def names(model: CLIP) -> dict[str, str]:
     }
 
 
-Placement = jax.Device | jax.sharding.Sharding
+Placement = jax.Device | Sharding | Mesh
 
 
 class Entry(NamedTuple):
@@ -174,24 +177,39 @@ def fill(
     skeleton: ModelT,
     tensors: Mapping[str, np.ndarray],
     dtype: DTypeLike | None = None,
-    device: Placement | None = None,
+    placement: Placement | None = None,
 ) -> ModelT:
     """`skeleton`, a model of `jax.ShapeDtypeStruct`s, with the arrays of OpenCLIP's state dict.
 
     Strict both ways: raises `ValueError` for a missing tensor, for one that is left over, for one
     of another shape and for one that is not of floats. Each tensor is read once, and copied once,
     into its leaf. `dtype`: of every leaf; None keeps that of the tensors, of those of a stack the
-    one that holds all. `device`: where each leaf goes.
+    one that holds all. `placement`: where the leaves go, of a mesh as `sharding.shardings` says.
     """
     rows = list(entries(skeleton))
+    places: list[Any] = [placement] * len(rows)
+    if isinstance(placement, Mesh):
+        places = jax.tree.leaves(shardings(skeleton, placement))
     _check_keys({key for row in rows for key in row.tensors}, set(tensors))
     # The largest first: a leaf is in memory twice on its way, which costs least while there is
     # little else.
     leaves = {
-        i: jax.device_put(_fill_leaf(rows[i], tensors, dtype), device)
+        i: _placed(_fill_leaf(rows[i], tensors, dtype), places[i], rows[i].tensors[0])
         for i in sorted(range(len(rows)), key=lambda i: -rows[i].leaf.size)
     }
     return jax.tree.unflatten(jax.tree.structure(skeleton), [leaves[i] for i in range(len(rows))])
+
+
+def _placed(leaf: np.ndarray, where: Any, name: str) -> Array:
+    if isinstance(where, Sharding) and not where.is_fully_addressable:
+        return jax.make_array_from_callback(leaf.shape, where, lambda at: leaf[at])
+    try:
+        return jax.device_put(leaf, where)
+    except ValueError as error:
+        raise ValueError(
+            f"{name!r}, an array of shape {leaf.shape}, cannot be placed as {where}: {error} A "
+            "mesh, `device=eqx_clip.sharding.make_mesh()`, places each array as it divides."
+        ) from error
 
 
 def _fill_leaf(

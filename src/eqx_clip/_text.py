@@ -89,10 +89,15 @@ class TextTransformer(eqx.Module):
         """How many tokens of each row its feature depends on: those up to the end of text.
 
         Attention is causal and the feature is read there, so rows cut to this length, or to any
-        greater one, give the same feature. Raises `ValueError` for ids outside the vocabulary.
+        greater one, give the same feature. Where blocks of yours are not causal, and of a subclass,
+        which may read the feature elsewhere, all count. Raises `ValueError` for ids outside the
+        vocabulary.
         """
         check_ids(tokens, self.config.vocab_size)
-        return np.argmax(tokens, axis=-1) + 1
+        attention = getattr(getattr(self.stack, "block", None), "attn", None)
+        if type(self) is TextTransformer and getattr(attention, "causal", False):
+            return np.argmax(tokens, axis=-1) + 1
+        return np.full(tokens.shape[:-1], tokens.shape[-1])
 
     def features(self, tokens: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: OpenCLIP's `output_tokens`."""

@@ -45,7 +45,7 @@ _ASCII_WORD = re.compile(_WORD.format(letter="[a-z]", digit="[0-9]", other=" \\n
 _END, _END_ID = "\n", -1
 _CHUNK = 1024  # captions that are read together
 
-_CACHED_WORDS, _CACHED_LETTERS = 1 << 16, 32  # bound the memory: a few megabytes
+_CACHED_WORDS, _CACHED_LETTERS = 1 << 16, 32  # bound the memory: some 20 MB
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,11 @@ class _WordIds(dict[str, list[int]]):
     """The ids of words, kept once they are known: captions are made of few different words."""
 
     def __missing__(self, word: str) -> list[int]:
+        if word == _END:  # never kept, so that a thread cannot find it gone
+            return [_END_ID]
         ids = _encoding().encode(f"{word} ", allowed_special="all")
         if len(self) >= _CACHED_WORDS:
             self.clear()
-            self[_END] = [_END_ID]
         if len(word) <= _CACHED_LETTERS:
             self[word] = ids
         return ids
@@ -204,7 +205,7 @@ class _WordIds(dict[str, list[int]]):
 
 @functools.cache
 def _word_ids() -> _WordIds:
-    return _WordIds({_END: [_END_ID]})
+    return _WordIds()
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Zero-shot classification: class names and templates in, a matrix of classifiers out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,34 +11,43 @@ from ._clip import CLIP, unit
 from ._embed import embed_texts
 
 
-Template = str | Callable[[str], str]
+# Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
+if TYPE_CHECKING:
+    Template = str | Callable[[str], str]
+    Names = Iterable[str]
+    Templates = Iterable[Template]
+else:
+    Template = Names = Templates = Any
 
 
 def zero_shot_classifier(
-    model: CLIP, class_names: Iterable[str], templates: Iterable[Template]
+    model: CLIP, class_names: Names, templates: Templates
 ) -> Float[Array, "classes embed"]:
     """One unit vector a class: the mean of its prompts' unit vectors, normalised again.
 
     `templates`: strings with a `{}` for the class's name, or functions of it. Cosines with an
     image's feature are `classifier @ model.encode_image(image)`, and
     `model.logits(image_features, classifier)` the logits. Raises `ValueError` for no classes, no
-    templates, a string in place of a list, and a template without a `{}`. Source: OpenCLIP's
+    templates, what is no list of them, and a template without a `{}`. Source: OpenCLIP's
     `build_zero_shot_classifier`, transposed.
     """
-    names = _listed(class_names, "class_names")
-    templates = _listed(templates, "templates")
+    names = _listed(class_names, "class_names", str, "strings")
+    templates = _listed(templates, "templates", str | Callable, "strings or functions of a name")
     prompts = [_prompt(template, name) for name in names for template in templates]
     features = embed_texts(model, prompts, progress=False)
     by_class = jnp.asarray(features).reshape(len(names), -1, features.shape[-1])
     return unit(jnp.mean(by_class, axis=1))
 
 
-def _listed(values: Iterable, name: str) -> Sequence:
-    if isinstance(values, str):
-        raise ValueError(f"`{name}` must be a list; got the string {values!r}.")
+def _listed(values: Any, name: str, kind: Any, kinds: str) -> Sequence:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"`{name}` must be a list; got {values!r}.")
     listed = list(values)
     if not listed:
         raise ValueError(f"`{name}` must not be empty.")
+    for value in listed:
+        if not isinstance(value, kind):
+            raise ValueError(f"`{name}` must be {kinds}; one is {value!r}.")
     return listed
 
 

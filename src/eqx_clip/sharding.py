@@ -78,7 +78,13 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = ()) -> PyTree[Na
     - `rules`: pairs of a regular expression and a `PartitionSpec`. The first whose expression is
       found in a leaf's path, such as `"model.text.token_embedding"`, decides; the default decides
       for all others.
+
+    Raises `ValueError` for a mesh that has no axis "fsdp".
     """
+    if "fsdp" not in mesh.shape:
+        raise ValueError(
+            f"Expected a mesh of `make_mesh`, with axes 'data' and 'fsdp'; got {mesh.axis_names}."
+        )
     compiled = [(re.compile(pattern), spec) for pattern, spec in rules]
 
     def place(path: tuple, leaf: Any, depth_axes: int) -> NamedSharding:
