@@ -135,6 +135,16 @@ def matrix_rate(side: int = 2048, *, repeats: int = 8) -> dict[str, float]:
     return {name: 2 * side**3 * repeats / time / 1e9 for name, time in seconds.items()}
 
 
+def accelerator_rate(dtype: Any) -> float:
+    """GFLOP/s of a large matrix product of JAX's."""
+    import jax
+    import jax.numpy as jnp
+
+    square, product = jnp.ones((8192, 8192), dtype), jax.jit(jnp.matmul)
+    sides = {"product": lambda: product(square, square).block_until_ready()}
+    return 2 * len(square) ** 3 / alternate(sides, 9)["product"] / 1e9
+
+
 def use_all_cores() -> Any:
     """torch, which the tests hold to one thread, on every core, as OpenCLIP's users have it."""
     from oracle import torch

@@ -31,7 +31,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from encode import gigaflops
+from encode import ON_CPU, gigaflops
 from start import save_weights
 
 import eqx_clip
@@ -43,7 +43,6 @@ from eqx_clip.train._prefetch import TEXT_LENGTHS
 Batch = dict[str, np.ndarray]
 Step = Callable[[Batch], float]  # one step, which gives its loss
 
-ON_CPU = jax.default_backend() == "cpu"
 CONTEXT, START, END = 77, 49406, 49407
 RATE, BETAS, EPS, WEIGHT_DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.2
 
@@ -168,7 +167,7 @@ def speed(name: str, captions: str, size: int, rounds: int, weights: Path) -> co
     )
     text = np.mean([tower_flops(model.text, cut_to(row)) for row in lengths]) / 1e9
     forward = gigaflops(model, "encode_image") + text
-    rate = common.matrix_rate()["jax"] if ON_CPU else accelerator_rate()
+    rate = common.matrix_rate()["jax"] if ON_CPU else common.accelerator_rate(jnp.bfloat16)
     return {
         **{"model": name, "captions": captions, "batch": size},
         **{f"{side}, pairs/s": size / time for side, time in seconds.items()},
@@ -176,13 +175,6 @@ def speed(name: str, captions: str, size: int, rounds: int, weights: Path) -> co
         "share of matrix rate": 3 * size * forward / seconds["eqx_clip"] / rate,
         "our first step, s": first_step,
     }
-
-
-def accelerator_rate() -> float:
-    """GFLOP/s of a large bfloat16 matrix product."""
-    square, product = jnp.ones((8192, 8192), jnp.bfloat16), jax.jit(jnp.matmul)
-    sides = {"product": lambda: product(square, square).block_until_ready()}
-    return 2 * len(square) ** 3 / common.alternate(sides, 9)["product"] / 1e9
 
 
 def peak_memory(name: str, side: str, size: int, weights: Path) -> float:

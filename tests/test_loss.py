@@ -212,4 +212,5 @@ def test_ring_of_half_precision_is_summed_in_float32(loss, dtype):
         )(image, image, *map(jnp.asarray, scalars))
         for method in ("ring", "gather")
     ]
-    np.testing.assert_allclose(*results, atol=1e-5)
+    # Float32's last place of a logit of 100 is 8e-6; rounded products are 9e-4 away and more.
+    np.testing.assert_allclose(*results, atol=2e-4)
