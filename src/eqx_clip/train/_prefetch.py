@@ -47,14 +47,15 @@ def prefetch(
     )
     ready: collections.deque[tuple[Mapping[str, np.ndarray], Callable[[], int]]]
     ready = collections.deque()
+    # Processes agree on the length of one batch more than is asked for, during the step before.
+    agreeing = int(jax.process_count() > 1)
     try:
         while True:
             batch = drawn.popleft().result()
             if batch is not None:
                 drawn.append(pool.submit(next, iterator, None))
                 ready.append((batch, _length(batch["tokens"], text, mesh)))
-            # One batch more than is asked for: its length is agreed on during the step before.
-            if ready and (batch is None or len(ready) > 1):
+            if ready and (batch is None or len(ready) > agreeing):
                 yield _placed(*ready.popleft(), mesh)
             if batch is None:
                 if ready:
