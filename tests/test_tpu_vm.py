@@ -1,5 +1,6 @@
 """`examples/tpu_vm.sh` with a stand-in for gcloud, which keeps slices in a file and asks nobody."""
 
+import functools
 import json
 import os
 import re
@@ -306,6 +307,8 @@ def test_deletes_when_stopped_by_a_signal(cloud, number):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # A shell cannot trap what it was started to ignore, as by nohup.
+        preexec_fn=functools.partial(signal.signal, number, signal.SIG_DFL),
     )
     assert process.stderr is not None
     deadline = time.monotonic() + 30
