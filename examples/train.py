@@ -255,7 +255,8 @@ def main(options: Options) -> None:
     if run.plan:
         sizes = {"batch_size": batch_size, "total_steps": total}
         for name, value in train.plan(model, make_state, step, mesh, **sizes).items():
-            print(f"{name}: {value}")
+            if first:
+                print(f"{name}: {value}")
         return
 
     name = Path(options.model.model_name).stem

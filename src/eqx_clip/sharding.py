@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
+from ._checks import as_count
 from ._stack import Stack
 from ._types import AnyArray, Count
 
@@ -172,7 +173,7 @@ def global_batch(batch: Mapping[str, AnyArray], mesh: Mesh) -> dict[str, Array]:
 
 def check_batch_size(batch_size: Count, mesh: Mesh, accumulate: Count = 1) -> None:
     """`ValueError` if the mesh, or the parts of a batch on each device, do not divide it."""
-    parts = mesh.size * accumulate
+    parts = mesh.size * as_count("accumulate", accumulate)
     if batch_size % parts:
         of_parts = f" times {accumulate} parts" if accumulate > 1 else ""
         raise ValueError(

@@ -12,6 +12,7 @@ from eqx_clip.train import Checkpointer, run_folder
 def test_a_new_run_has_a_dated_folder_or_that_which_is_asked_for():
     assert re.fullmatch(r"checkpoints.\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_vit", run_folder("vit").path)
     assert run_folder("vit", "mine") == ("mine", False, None)
+    assert run_folder("vit", "gs://mine/runs/") == ("gs://mine/runs", False, None)
 
 
 def test_a_run_or_one_of_its_checkpoints_is_resumed():

@@ -199,9 +199,9 @@ def test_moving_average_moves_by_the_rest_of_the_decay(x64):
 
 
 def test_float16_gradients_that_overflow_change_nothing_but_the_scale():
-    step = train.make_train_step(OPTIMIZER, dtype=jnp.float16)
+    step = train.make_train_step(OPTIMIZER, dtype=jnp.float16, ema_decay=0.5)
     model = make_model()
-    state = train.init_state(model, OPTIMIZER, scale_loss=True)
+    state = train.init_state(model, OPTIMIZER, scale_loss=True, ema=True)
     state = eqx.tree_at(lambda s: s.loss_scale.scale, state, jnp.asarray(2.0**6))
     state, metrics = step(state, make_batch())
     assert float(metrics["loss_scale"]) == float(state.loss_scale.scale) == 2.0**6
@@ -209,9 +209,9 @@ def test_float16_gradients_that_overflow_change_nothing_but_the_scale():
     assert not bitwise_equal(state.model, model)
 
     state = eqx.tree_at(lambda s: s.loss_scale.scale, state, jnp.asarray(2.0**60))
-    before = jax.tree.map(np.array, (state.model, state.opt_state))
+    before = jax.tree.map(np.array, (state.model, state.opt_state, state.ema))
     state, metrics = step(state, make_batch())
-    assert bitwise_equal(jax.tree.map(np.array, (state.model, state.opt_state)), before)
+    assert bitwise_equal(jax.tree.map(np.array, (state.model, state.opt_state, state.ema)), before)
     assert not np.isfinite(metrics["grad_norm"]) and np.isfinite(metrics["loss"])
     assert float(metrics["loss_scale"]) == 2.0**60 and float(state.loss_scale.scale) == 2.0**59
     assert int(state.loss_scale.good_steps) == 0 and int(state.step) == 2

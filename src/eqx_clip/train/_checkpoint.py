@@ -224,8 +224,9 @@ class Checkpointer:
 
     def _existing(self, step: int | None) -> int:
         steps, unfinished = self._disk.steps(), self._disk.unfinished()
-        if unfinished and steps:
-            logger.warning("%s: not complete, and ignored: %s", self.folder, unfinished)
+        of_steps = [name for name in unfinished if name.partition(".")[0].isdigit()]
+        if of_steps and steps:
+            logger.warning("%s: not complete, and ignored: %s", self.folder, of_steps)
         chosen = self.latest() if step is None else step
         if chosen is None:
             raise FileNotFoundError(

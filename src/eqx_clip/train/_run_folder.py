@@ -31,6 +31,7 @@ def run_folder(name: str, folder: str | None = None, resume: str | None = None) 
 
     Raises `ValueError` where "latest" finds no run, and for two folders that differ.
     """
+    folder = folder and folder.rstrip("/")  # a bucket takes "a//b" for another name than "a/b"
     if resume is None:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return RunFolder(folder or _agreed(os.path.join(RUNS, f"{now}_{name}")), False)

@@ -115,16 +115,16 @@ def make_train_step(
             "logit_scale": jnp.exp(state.model.logit_scale),
             "grad_norm": optax.tree.norm(grads),
         }
-        loss_scale = state.loss_scale
+        ema, loss_scale = state.ema, state.loss_scale
+        if ema is not None and ema_decay is not None:
+            ema = _moved(ema, model, ema_decay)
         if loss_scale is not None:
             finite = all_finite(grads)
             model = choose(finite, model, state.model)
             opt_state = choose(finite, opt_state, state.opt_state)
+            ema = choose(finite, ema, state.ema)
             metrics["loss_scale"] = loss_scale.scale
             loss_scale = loss_scale.after(finite)
-        ema = state.ema
-        if ema is not None and ema_decay is not None:
-            ema = _moved(ema, model, ema_decay)
         state = TrainState(model, opt_state, state.step + 1, ema, state.key, loss_scale)
         return keep_in_place(state), metrics
 
