@@ -10,7 +10,6 @@ pipeline down, and is no such device.
 """
 
 import contextlib
-import csv
 import itertools
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import common
 import numpy as np
+from embed import write_jpegs
 from tqdm import tqdm
 
 import eqx_clip
@@ -32,13 +32,8 @@ EXAMPLES, BATCH, STEPS, SLOWER = 1024, 32, 40, 1.5
 
 
 def write_images(folder: Path) -> AbstractSource:
-    rng = np.random.default_rng(0)
-    with open(folder / "train.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "text"])
-        for i in range(EXAMPLES):
-            (folder / f"{i}.jpg").write_bytes(common.jpeg(rng, 640, 480))
-            rows.writerow([f"{i}.jpg", f"picture {i}"])
+    rows = [f"{path.name},picture {i}\n" for i, path in enumerate(write_jpegs(folder, EXAMPLES))]
+    (folder / "train.csv").write_text("image,text\n" + "".join(rows))
     return open_source(folder / "train.csv")
 
 

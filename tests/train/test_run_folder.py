@@ -18,6 +18,7 @@ def test_a_new_run_has_a_dated_folder_or_that_which_is_asked_for():
 def test_a_run_or_one_of_its_checkpoints_is_resumed():
     assert run_folder("vit", None, "runs/a") == ("runs/a", True, None)
     assert run_folder("vit", None, "runs/a/40/") == ("runs/a", True, 40)
+    assert run_folder("vit", None, "gs://mine/runs/") == ("gs://mine/runs", True, None)
     assert run_folder("vit", "runs/a/", "runs/a") == ("runs/a", True, None)
 
 

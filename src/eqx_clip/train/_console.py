@@ -14,10 +14,9 @@ from ._log import Metrics
 class Console:
     """A progress bar with the loss, images/s, the share of data wait, and the remaining time.
 
-    On the first process only. Where the stream is no terminal, such
-    as the log of a batch system, each `log` prints a line in place of the bar. Metrics that are not
-    training's own, `"val/loss"` and the like, are printed above the bar when they are logged
-    without a `"loss"`.
+    On the first process only. Where the stream is no terminal, such as the log of a batch system,
+    each `log` prints a line in place of the bar. Metrics that are not training's own, `"val/loss"`
+    and the like, are printed above the bar when they are logged without a `"loss"`.
     """
 
     def __init__(

@@ -31,13 +31,14 @@ def run_folder(name: str, folder: str | None = None, resume: str | None = None) 
 
     Raises `ValueError` where "latest" finds no run, and for two folders that differ.
     """
-    folder = folder and folder.rstrip("/")  # a bucket takes "a//b" for another name than "a/b"
+    # A bucket takes "a//b" for another name than "a/b".
+    folder, resume = (path and path.rstrip("/") for path in (folder, resume))
     if resume is None:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return RunFolder(folder or _agreed(os.path.join(RUNS, f"{now}_{name}")), False)
     if resume == "latest":
         return RunFolder(folder or _newest(), True)
-    parent, _, step = resume.rstrip("/").rpartition("/")
+    parent, _, step = resume.rpartition("/")
     found = RunFolder(resume, True)
     # A run may have a number for its name, such as Slurm's of the job.
     if parent and step.isdigit() and Checkpointer(resume).latest() is None:
