@@ -212,6 +212,15 @@ def test_half_written_checkpoints_are_ignored_told_and_removed_by_the_next_save(
     assert not half.exists()
 
 
+def test_logs_and_exports_beside_checkpoints_are_no_damage(tmp_path, caplog):
+    saved(tmp_path)
+    (tmp_path / "log.jsonl").touch()
+    (tmp_path / "open_clip").mkdir()
+    with caplog.at_level(logging.WARNING):
+        Checkpointer(tmp_path).restore(small_state())
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("part", ["about", "arrays"])
 def test_a_checkpoint_that_lacks_a_part_is_refused(tmp_path, part):
     saved(tmp_path)

@@ -114,6 +114,20 @@ def test_an_error_of_the_data_passes_through_after_the_batches_before_it(model, 
         list(placed)
 
 
+def test_one_process_has_a_batch_as_soon_as_it_is_drawn(model, mesh):
+    late = threading.Event()
+
+    def slow():
+        yield make_batch(model, 5)
+        assert late.wait(30)  # as where workers end after the last batch
+
+    placed = train.prefetch(slow(), mesh)
+    next(placed)
+    assert not late.is_set()
+    late.set()
+    assert not list(placed)
+
+
 def test_closing_ends_the_thread(model, mesh):
     placed = train.prefetch((make_batch(model, 5) for _ in iter(int, 1)), mesh)
     next(placed)

@@ -353,6 +353,12 @@ def test_lower_layers_learn_more_slowly_by_layer_decay():
         np.testing.assert_allclose(leaf, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("parts", [0, -2, 1.5])
+def test_a_number_of_parts_that_is_none_is_refused(parts):
+    with pytest.raises(ValueError, match="`accumulate` must be a whole number above 0"):
+        sharding.check_batch_size(32, sharding.make_mesh(), parts)
+
+
 def test_float16_on_a_tpu_is_refused_with_what_it_has(monkeypatch):
     tpu = types.SimpleNamespace(platform="tpu")
     monkeypatch.setattr(train._step.jax, "devices", lambda: [tpu])
