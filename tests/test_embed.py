@@ -186,7 +186,7 @@ def test_texts_of_a_tower_that_is_not_causal_are_not_cut(model):
     width = config.width
     stack = _stack.Stack(block, config.depth, key=jax.random.key(0))
     model = eqx.tree_at(lambda model: model.text.stack, model, stack)
-    assert_close(embed_texts(model, TEXTS), texts_one_at_a_time(model, TEXTS))
+    assert_close(embed_texts(model, TEXTS, batch_size=2), texts_one_at_a_time(model, TEXTS))
 
 
 def test_texts_of_a_tower_that_reads_another_token_are_not_cut(model):
@@ -196,7 +196,7 @@ def test_texts_of_a_tower_that_reads_another_token_are_not_cut(model):
 
     text = LastToken(model.text.config, key=jax.random.key(0))
     model = eqx.tree_at(lambda model: model.text, model, text)
-    assert_close(embed_texts(model, TEXTS), texts_one_at_a_time(model, TEXTS))
+    assert_close(embed_texts(model, TEXTS, batch_size=2), texts_one_at_a_time(model, TEXTS))
 
 
 def test_texts_have_the_features_of_one_at_a_time_in_their_order(model):
