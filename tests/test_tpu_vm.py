@@ -1,6 +1,5 @@
 """`examples/tpu_vm.sh` with a stand-in for gcloud, which keeps slices in a file and asks nobody."""
 
-import functools
 import json
 import os
 import re
@@ -301,15 +300,18 @@ def test_says_so_when_the_slice_may_be_left(cloud, verb):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_deletes_when_stopped_by_a_signal(cloud, number):
     (cloud.folder / "slow").touch()
-    process = subprocess.Popen(
-        [SCRIPT],
-        env=cloud.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        # A shell cannot trap what it was started to ignore, as by nohup.
-        preexec_fn=functools.partial(signal.signal, number, signal.SIG_DFL),
-    )
+    # A shell cannot trap what it was started to ignore, as below nohup.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [SCRIPT],
+            env=cloud.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(number, before)
     assert process.stderr is not None
     deadline = time.monotonic() + 30
     while not (cloud.folder / "started").exists():
