@@ -1,6 +1,7 @@
 """What tests anywhere below may ask for."""
 
 import os
+import signal
 import socket
 import threading
 
@@ -15,6 +16,15 @@ import huggingface_hub.hf_api
 import jax
 import pytest
 from hub import Hub
+
+
+# Below nohup or in the background of a script the tests, and what they start, would ignore these.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture
