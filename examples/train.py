@@ -18,6 +18,7 @@ import logging
 import math
 import operator
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,8 +31,8 @@ import tyro
 from jax.sharding import Mesh
 
 import eqx_clip
+from eqx_clip import data as datasets
 from eqx_clip import sharding, train
-from eqx_clip.data import AbstractSource, LabelledImages, batches, open_classes, open_source
 
 
 # --- Options ---------------------------------------------------------------------------------
@@ -76,7 +77,8 @@ class Model:
     """Model."""
 
     model_name: str = "vit-base-patch32"
-    """An architecture's name, a JSON file in OpenCLIP's format, or a folder with a model."""
+    """An architecture's name, a JSON file in OpenCLIP's format, or what holds a model with its
+    weights: a folder, or hf-hub:<organisation>/<repository>."""
     pretrained: str | None = None
     """Weights to begin with: a tag, or a safetensors file."""
     image_size: int | None = None
@@ -102,7 +104,8 @@ class Model:
 
     @property
     def is_new(self) -> bool:
-        return self.pretrained is None and not Path(self.model_name).is_dir()
+        has_weights = self.model_name.startswith("hf-hub:") or Path(self.model_name).is_dir()
+        return self.pretrained is None and not has_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +175,21 @@ class Run:
     """Say what the run would take, and train nothing."""
 
 
+# Options that must be equal for a run to go on, since its steps would not be the same.
+OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
+OF_DATA = ("global_batch_size", "augment_scale", "draft")
+# Those that may differ between processes: where they are, and where they find and keep things.
+OF_PROCESS = ("process_id", "workers", "train_path", "valid_path", "zero_shot_path", "export_dir")
+# The least that they may be.
+LEAST = {
+    **dict.fromkeys(("train_n_samples", "valid_n_samples", "global_batch_size", "n_epochs"), 1),
+    **dict.fromkeys(("checkpoint_steps", "checkpoint_keep", "accumulate"), 1),
+    **dict.fromkeys(("workers", "lock_image", "lock_text", "n_warmup_steps", "seed"), 0),
+    **dict.fromkeys(("log_freq", "checkpoint_freq", "profile_steps"), 0),
+    **dict.fromkeys(("learning_rate", "warmup_init", "weight_decay", "grad_clip_norm"), 0),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     data: Data = Data()
@@ -179,12 +197,25 @@ class Options:
     optimizer: Optimizer = Optimizer()
     run: Run = Run()
 
+    def __post_init__(self):
+        for name, least in LEAST.items():
+            value = self.by_name[name]
+            if value is not None and not value >= least:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be at least {least}; got {value}.")
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        groups = (self.data, self.model, self.optimizer, self.run)
+        return {name: value for group in groups for name, value in vars(group).items()}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all processes of a run must say alike."""
+        return {name: value for name, value in self.by_name.items() if name not in OF_PROCESS}
+
 
 # --- Training --------------------------------------------------------------------------------
-
-# Options that must be equal for a run to go on, since its steps would not be the same.
-OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
-OF_DATA = ("global_batch_size", "image_key", "text_key", "augment_scale", "draft")
 
 logger = logging.getLogger("train")
 
@@ -195,11 +226,10 @@ class Setup:
 
     options: Options
     mesh: Mesh
-    sources: dict[str, AbstractSource]
-    classes: LabelledImages | None
+    source: datasets.AbstractSource
     schedule: optax.Schedule
     step: train.TrainStep
-    eval_step: train.EvalStep
+    evaluate: Callable[[eqx_clip.CLIP], dict[str, float]]
     total: int
 
 
@@ -210,27 +240,26 @@ def main(options: Options) -> None:
     logging.basicConfig(format=f"%(asctime)s {who} %(levelname)s %(message)s")
     logging.getLogger("eqx_clip").setLevel(logging.INFO)
     logger.setLevel(logging.INFO if first else logging.ERROR)
-    for group in dataclasses.asdict(options).values():
-        for name, value in group.items():
-            logger.info("%s: %s", name.replace("_", "-"), value)
+    for name, value in options.by_name.items():
+        logger.info("%s: %s", name.replace("_", "-"), value)
     if data.shuffle_buffer_size is not None:
         logger.warning("--shuffle-buffer-size has no use any more: epochs are shuffled whole.")
 
     mesh = sharding.make_mesh(*(run.mesh or (None, 1)))
     sharding.check_batch_size(batch_size, mesh, options.optimizer.accumulate)
     model = build(options, skeleton=True)
-    sources = {}
+    sources, content = {}, {}
     for what in ("train", "valid"):
         path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
         if path is not None:
             keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
-            source = sources[what] = open_source(path, n_samples=count, **keys)
+            source = sources[what] = datasets.open_source(path, n_samples=count, **keys)
             with feed(options, what, source, model, workers=0) as examples:
                 next(examples)  # what is wrong with the data shows here
-            logger.info("%s: %s examples in %s", what, f"{len(source):,}", path)
-    classes = None
+            content[what] = datasets.fingerprint(source)
+            logger.info("%s: %s in %s", what, content[what], path)
     if data.zero_shot_path is not None:
-        classes = open_classes(data.zero_shot_path, split=data.zero_shot_split)
+        sources["classes"] = datasets.open_classes(data.zero_shot_path, split=data.zero_shot_split)
     elif not sources:
         raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
     if run.resume_from_checkpoint is not None and "train" not in sources:
@@ -238,13 +267,25 @@ def main(options: Options) -> None:
             "A checkpoint is resumed to train on: give --train-path. To evaluate a run take what "
             "it exported: --model-name checkpoints/<run>/open_clip."
         )
-    total = run.n_epochs * (len(sources.get("train", ())) // batch_size)
-    train.check_same(batch_size=batch_size, seed=run.seed, total_steps=total)
+    train.check_same(**options.shared, examples=content)
 
-    optimizer, schedule = make_optimizer(options, total)
-    step, features = make_step(options, optimizer, model, mesh), train.make_eval_step(mesh)
+    features = train.make_eval_step(mesh)
     eval_step = lambda model, batch: features(model, sharding.global_batch(batch, mesh))  # noqa: E731
-    setup = Setup(options, mesh, sources, classes, schedule, step, eval_step, total)
+    evaluation = functools.partial(evaluate, options, sources, eval_step)
+    if "train" not in sources:
+        if run.plan:
+            raise ValueError("--plan is one of training: give --train-path.")
+        if options.model.is_new:
+            logger.warning("The weights are new and random: to evaluate others say --pretrained.")
+        model = build(options) if options.model.is_new else model
+        if (values := evaluation(sharding.place(model, mesh))) and first:
+            print(json.dumps(values, indent=2))
+        return
+
+    total = run.n_epochs * (len(sources["train"]) // batch_size)
+    optimizer, schedule = make_optimizer(options, total)
+    step = make_step(options, optimizer, model, mesh)
+    setup = Setup(options, mesh, sources["train"], schedule, step, evaluation, total)
     make_state = functools.partial(
         train.init_state,
         optimizer=optimizer,
@@ -253,10 +294,11 @@ def main(options: Options) -> None:
         scale_loss=options.model.dtype == "float16",
     )
     if run.plan:
-        sizes = {"batch_size": batch_size, "total_steps": total}
-        for name, value in train.plan(model, make_state, step, mesh, **sizes).items():
-            if first:
-                print(f"{name}: {value}")
+        planned = train.plan(
+            model, make_state, step, mesh, batch_size=batch_size, total_steps=total
+        )
+        if first:
+            print(*(f"{name}: {value}" for name, value in planned.items()), sep="\n")
         return
 
     name = Path(options.model.model_name).stem
@@ -267,7 +309,7 @@ def main(options: Options) -> None:
         "step": {name: getattr(options.model, name) for name in OF_STEP},
         "optimizer": dataclasses.replace(options.optimizer, accumulate=1),
         "data": {name: getattr(data, name) for name in OF_DATA},
-        "examples": {name: len(source) for name, source in sources.items() if name == "train"},
+        "examples": content["train"],
         "seed": run.seed,
         "steps": total,
     }
@@ -277,16 +319,13 @@ def main(options: Options) -> None:
         if folder.resumes:
             state = checkpointer.restore(state, folder.step)
             logger.info("resumed at step %d from %s", int(state.step), folder.path)
-        if total:
-            checkpointer.prepare(int(state.step))
-            logger.info("%d steps, checkpoints in %s", total, folder.path)
-            logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
-            state = fit(setup, state, checkpointer)
-            to = run.export_dir or f"{folder.path}/open_clip"
-            train.export(state.model if state.ema is None else state.ema, to)
-            logger.info("saved in OpenCLIP's format: %s", to)
-        elif (values := evaluate(setup, state)) and first:
-            print(json.dumps(values, indent=2))
+        checkpointer.prepare(int(state.step))
+        logger.info("%d steps, checkpoints in %s", total, folder.path)
+        logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
+        state = fit(setup, state, checkpointer)
+        to = run.export_dir or f"{folder.path}/open_clip"
+        train.export(state.eval_model, to)
+        logger.info("saved in OpenCLIP's format: %s", to)
 
 
 def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
@@ -318,12 +357,12 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     return eqx.tree_at(where, model, (scale, bias), is_leaf=lambda leaf: leaf is None)
 
 
-def feed(options: Options, what: str, source: AbstractSource, model: eqx_clip.CLIP, **where: int):
+def feed(options: Options, what: str, source: Any, model: eqx_clip.CLIP, **where: int):
     """Batches of `what`, "train" or "valid"."""
     data, of_model, training = options.data, model.preprocess, what == "train"
     crops: Any = {"scale": data.augment_scale, "draft": data.draft}
     augmented = eqx_clip.Augment(of_model.image_size, of_model.mean, of_model.std, **crops)
-    return batches(
+    return datasets.batches(
         source,
         batch_size=data.global_batch_size,
         preprocess=augmented if training else of_model,
@@ -341,15 +380,14 @@ def make_optimizer(
     options: Options, total: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     of, warmup = options.optimizer, options.optimizer.n_warmup_steps
-    if total and warmup >= total:
-        shorter = total // 10
+    if warmup >= total:
+        warmup, given = total // 10, warmup
         logger.warning(
-            f"A warmup of {warmup} steps is longer than the run of {total} steps, or as long: "
-            f"taking {shorter}. Say --n-warmup-steps."
+            f"A warmup of {given} steps is longer than the run of {total} steps, or as long: "
+            f"taking {warmup}. Say --n-warmup-steps."
         )
-        warmup = shorter
     rise = {"warmup_steps": warmup, "warmup_init": of.warmup_init}
-    if of.learning_rate_scheduler == "cosine" and total:
+    if of.learning_rate_scheduler == "cosine":
         schedule = train.cosine_schedule(of.learning_rate, total_steps=total, **rise)
     else:
         schedule = train.constant_schedule(of.learning_rate, **rise)
@@ -385,7 +423,7 @@ def fit(
     """Every step that is left, with checkpoints, evaluation and logs."""
     options, run, total = setup.options, setup.options.run, setup.total
     batch_size = options.data.global_batch_size
-    source, start, each_epoch = setup.sources["train"], int(state.step), total // run.n_epochs
+    source, start, each_epoch = setup.source, int(state.step), total // run.n_epochs
     saves = train.SaveSchedule(
         steps=run.checkpoint_steps or (run.checkpoint_freq * each_epoch or None),
         minutes=run.checkpoint_minutes,
@@ -410,7 +448,7 @@ def fit(
 
         def evaluate_after(step: int) -> None:
             watchdog.beat(f"the evaluation after step {step}", limit=36000)
-            if values := evaluate(setup, state):
+            if values := setup.evaluate(state.eval_model):
                 train.log_all(loggers, step, values)
             meter.reset()
 
@@ -452,17 +490,17 @@ def fit(
     return state
 
 
-def evaluate(setup: Setup, state: train.TrainState) -> dict[str, float]:
-    """Validation loss, retrieval and zero-shot accuracy, of the moving average if there is one."""
-    data, sources, classes, values = setup.options.data, setup.sources, setup.classes, {}
-    model = state.model if state.ema is None else state.ema
+def evaluate(
+    options: Options, sources: dict[str, Any], eval_step: train.EvalStep, model: eqx_clip.CLIP
+) -> dict[str, float]:
+    """Validation loss, retrieval and zero-shot accuracy of a model on the mesh."""
+    data, values = options.data, {}
     if "valid" in sources:
-        with feed(setup.options, "valid", sources["valid"], model) as examples:
-            size = data.global_batch_size
-            found = train.validate(setup.eval_step, model, examples, batch_size=size)
+        with feed(options, "valid", sources["valid"], model) as examples:
+            found = train.validate(eval_step, model, examples, batch_size=data.global_batch_size)
         values |= {f"val/{name}": value for name, value in found.items()}
-    if classes is not None:
-        model = train.on_one_device(model)
+    if "classes" in sources:
+        model, classes = train.on_one_device(model), sources["classes"]
         names, templates = classes.class_names, data.zero_shot_templates
         classifier = eqx_clip.zero_shot_classifier(model, names, templates)
         images, labels = classes.images, classes.labels

@@ -143,6 +143,29 @@ def test_a_warmup_longer_than_the_training_is_refused(make):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: train.constant_schedule(1e-3, warmup_steps=-3), "`warmup_steps=-3`"),
+        (lambda: train.cosine_schedule(1e-3, total_steps=9, warmup_steps=-1), "`warmup_steps=-1`"),
+        (lambda: train.cosine_schedule(1e-3, total_steps=0), "`total_steps`"),
+        (
+            lambda: train.cooldown_schedule(1e-3, total_steps=9, cooldown_steps=-2),
+            "`cooldown_steps=-2`",
+        ),
+        (
+            lambda: train.cooldown_schedule(1e-3, total_steps=9, cooldown_steps=4, warmup_steps=-3),
+            "`warmup_steps=-3`",
+        ),
+        (lambda: train.adamw(1e-3, layer_decay=-0.5), "`layer_decay` must be a number above 0"),
+        (lambda: train.adamw(1e-3, layer_decay=0), "`layer_decay` must be a number above 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_warmup_may_begin_above_zero():
     schedule = train.constant_schedule(1.0, warmup_steps=4, warmup_init=0.2)
     rates = [float(schedule(step)) for step in range(6)]

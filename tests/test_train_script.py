@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -261,7 +262,7 @@ def test_processes_with_different_options_are_refused(folder):
         for process in processes:
             output = process.communicate(timeout=300)[0]
             assert process.returncode, output
-            assert "`batch_size` must be the same in all processes" in output, output
+            assert "`global_batch_size` must be the same in all processes" in output, output
     assert not (folder / "different").exists()
 
 
@@ -377,8 +378,11 @@ def test_float16_and_zero_shot_accuracy(folder):
         *"--dtype float16 --zero-shot-path classes --checkpoint-dir half".split(),
     )
     assert all(map(math.isfinite, losses(folder / "half")))
+    fresh = eqx_clip.create(MODEL, key=jax.random.key(0))  # of the script's seed
+    half = eqx_clip.load(folder / "half" / "open_clip")
+    assert jnp.abs(half.image.proj - fresh.image.proj).max() > 1e-5  # steps that were not left out
     last = read_lines(folder / "half" / "log.jsonl")[-1]
-    model, classes = eqx_clip.load(folder / "half" / "open_clip"), open_classes(folder / "classes")
+    model, classes = half, open_classes(folder / "classes")
     classifier = eqx_clip.zero_shot_classifier(model, classes.class_names, ["a photo of a {}."])
     expected = zero_shot_accuracy(model, classes.images, classes.labels, classifier)
     found = {name: last[f"zero_shot/{name}"] for name in expected}
@@ -402,6 +406,11 @@ def test_float16_and_zero_shot_accuracy(folder):
         ({"zero_shot_path": "clases"}, "clases"),
         ({"train_path": None, "valid_path": "valid.csv", "resume_from_checkpoint": "x"}, "export"),
         ({"resume_from_checkpoint": "x"}, "refused"),
+        ({"checkpoint_freq": -1}, "--checkpoint-freq must be at least 0; got -1."),
+        ({"accumulate": 0}, "--accumulate must be at least 1; got 0."),
+        ({"learning_rate": math.nan}, "--learning-rate"),
+        ({"train_path": None, "valid_path": "valid.csv", "plan": True}, "--train-path"),
+        ({"model_name": "hf-hub:nobody/nothing"}, "nobody/nothing"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -409,6 +418,19 @@ def test_wrong_options_are_refused_before_a_folder_is_made(call, folder, wrong, 
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         call(**{**TRAINING, "checkpoint_dir": "refused", **wrong})
     assert not (folder / "refused").exists()
+
+
+def test_columns_may_be_named_that_were_found_before(call, whole, folder):
+    shutil.copytree(whole, folder / "named")
+    shutil.rmtree(folder / "named" / "open_clip")
+    keys = {"image_key": "image_path", "text_key": "caption"}
+    call(**TRAINING, **keys, resume_from_checkpoint="named", log_freq=0)
+    assert (folder / "named" / "open_clip").is_dir()
+
+
+def test_evaluating_new_weights_is_warned_of(call, capsys, caplog):
+    call(valid_path="valid.csv", global_batch_size=BATCH)
+    assert "--pretrained" in caplog.text and "val/loss" in capsys.readouterr().out
 
 
 def test_an_empty_folder_is_not_resumed(call, folder):
@@ -451,11 +473,12 @@ def test_a_folder_of_another_run_is_not_written_to(call, whole):
         ({"model_name": "vit-nano-patch32"}, "model.image.width"),
         ({"model_name": "quick.json"}, "activation"),
         ({"model_name": "darker.json"}, "preprocess.mean"),
-        ({"train_path": "fewer.csv"}, "examples.train"),
+        ({"train_path": "fewer.csv"}, "examples"),
+        ({"text_key": "digit"}, "examples"),
         ({"augment_scale": (0.2, 0.3)}, "augment_scale"),
         ({"lock_image": 0}, "lock_image"),
     ],
-    ids=["seed", "optimizer", "batch", "model", "activation", "mean", "data", "crops", "locked"],
+    ids="seed optimizer batch model activation mean data column crops locked".split(),
 )
 def test_a_run_is_not_resumed_with_other_options(call, whole, other, named):
     with pytest.raises(ValueError, match=re.escape(named)):
@@ -468,6 +491,6 @@ def test_a_loss_that_is_not_finite_names_step_checkpoint_and_records(call, folde
         call(**TRAINING, checkpoint_dir="diverged", learning_rate=1e30)
     message = str(caught.value)
     assert re.search(r"loss of step \d is (nan|inf)", message)
-    assert f"checkpoint in {folder / 'diverged'} is of step None" in message  # the first epoch's
+    assert f"There is no checkpoint yet in {folder / 'diverged'}" in message  # the first epoch's
     assert len(re.findall(r"train\.csv, row \d+: ", message)) == BATCH
     assert not checkpoints(folder / "diverged")

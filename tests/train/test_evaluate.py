@@ -72,6 +72,13 @@ def test_half_precision_is_compared_in_float32():
     assert train.retrieval_metrics(*half) == train.retrieval_metrics(*again)
 
 
+def test_double_precision_needs_no_64_bits():
+    """And warns of nothing, which would be an error here."""
+    image, text = unit_features(30)
+    found = train.retrieval_metrics(image.astype(np.float64), text.astype(np.float64))
+    assert found == train.retrieval_metrics(image, text)
+
+
 def test_memory_is_that_of_a_chunk():
     shapes = [
         jax.ShapeDtypeStruct(shape, dtype)

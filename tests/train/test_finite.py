@@ -13,7 +13,9 @@ def where(i: int) -> str:
 @pytest.mark.parametrize("loss, norm", [("nan", 1), ("inf", 1), (1, "nan"), (1, "inf")])
 def test_step_and_records_are_named(tmp_path, loss, norm):
     metrics = {"loss": np.array(loss, np.float32), "grad_norm": np.array(norm, np.float32)}
-    with pytest.raises(FloatingPointError, match=r"(?s)step 7 .*is of step None.*row 3\n  row 5"):
+    with pytest.raises(
+        FloatingPointError, match=r"(?s)step 7 .*There is no checkpoint yet in .*row 3\n  row 5"
+    ):
         check_finite(7, metrics, np.array([3, 5]), where, Checkpointer(tmp_path))
 
 

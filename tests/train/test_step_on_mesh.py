@@ -320,6 +320,25 @@ def test_a_state_that_lacks_what_the_step_needs_is_refused(options, message):
         train.make_train_step(OPTIMIZER, **options)(state, make_batch())
 
 
+@pytest.mark.parametrize("name", ["image", "tokens"])
+def test_a_batch_that_lacks_something_is_refused_with_what_it_has(name):
+    model, batch = make_model(), make_batch(8)
+    del batch[name]
+    for step, of in (
+        (train.make_train_step(OPTIMIZER), train.init_state(model, OPTIMIZER)),
+        (train.make_eval_step(), model),
+    ):
+        with pytest.raises(ValueError, match=rf"this one has \[.*so lacks \['{name}'\]"):
+            step(of, batch)
+
+
+def test_what_is_trainable_of_another_model_is_refused():
+    state = train.init_state(make_model(), OPTIMIZER)
+    for learns in (train.trainable(make_model(bias=False)), {"image": True}):
+        with pytest.raises(ValueError, match=r"leaves in another structure than the model"):
+            train.make_train_step(OPTIMIZER, trainable=learns)(state, make_batch(8))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -328,6 +347,8 @@ def test_a_state_that_lacks_what_the_step_needs_is_refused(options, message):
         ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and less than 1"),
         ({"patch_dropout": 1.0}, "`patch_dropout` must be at least 0 and less than 1"),
         ({"accumulate": 0}, "accumulate"),
+        ({"dtype": "int8"}, "`dtype` must be one to compute in, such as 'bfloat16'; got 'int8'"),
+        ({"dtype": "float61"}, "got 'float61'"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(options, message):

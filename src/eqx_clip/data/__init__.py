@@ -7,6 +7,7 @@ from ._builders import TFRecordBuilder as TFRecordBuilder
 from ._builders import WebDatasetBuilder as WebDatasetBuilder
 from ._classes import LabelledImages as LabelledImages
 from ._classes import open_classes as open_classes
+from ._fingerprint import fingerprint as fingerprint
 from ._open import open_source as open_source
 from ._report import Report as Report
 from ._report import examine as examine

@@ -1,8 +1,6 @@
 """Checkpoints of a training run, by Orbax."""
 
-import dataclasses
 import functools
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +17,8 @@ from jaxtyping import PyTree
 
 from .._checks import as_count
 from .._types import Count, PathLike
-from ._leaves import Named, checksums, described, differences, flattened, is_key, named_leaves
+from ._facts import as_json, differences, flattened
+from ._leaves import Named, checksums, described, is_key, named_leaves
 
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Checkpointer:
         folder = os.fspath(folder)
         self.folder = folder if "://" in folder else os.path.abspath(folder)
         self.keep = as_count("keep", keep)
-        self.config = _as_json(config or {})
+        self.config = as_json(config or {})
         self._manager: Manager | None = None
         self._step: int | None = None  # the newest that this object saved or restored
         self._good: int | None = None  # the newest that this object knows to be complete
@@ -152,25 +151,30 @@ class Checkpointer:
     def _failed(self, step: int, error: Exception) -> None:
         """Closes the writer: a new one removes what is half-written, and so makes room."""
         logger.error(
-            "The checkpoint of step %d was not saved in %s: %s. Training goes on; the last good "
-            "one is of step %s, and the next save tries again.",
+            "The checkpoint of step %d was not saved in %s: %s. Training goes on, and the next "
+            "save tries again. %s",
             step,
             self.folder,
             error,
-            self._good,
+            self._last_good(),
         )
         self._error, self._step = error, self._good
         if self._manager is not None:
             self._manager.abandon()
             self._manager = None
 
+    def _last_good(self) -> str:
+        if self._good is None:
+            return "There is no good one yet."
+        return f"The last good one is of step {self._good}."
+
     def wait(self) -> None:
         """Returns when the last save is complete. Raises `RuntimeError` if it failed."""
         self._finish()
         if self._error is not None:
             raise RuntimeError(
-                f"The last checkpoint was not saved in {self.folder}: {self._error}. The last good "
-                f"one is of step {self._good}. Make room, or save elsewhere."
+                f"The last checkpoint was not saved in {self.folder}: {self._error}. "
+                f"{self._last_good()} Make room, or save elsewhere."
             ) from self._error
 
     def close(self) -> None:
@@ -228,7 +232,7 @@ class Checkpointer:
         if of_steps and steps:
             logger.warning("%s: not complete, and ignored: %s", self.folder, of_steps)
         chosen = self.latest() if step is None else step
-        if chosen is None:
+        if not steps or chosen is None:
             raise FileNotFoundError(
                 f"{self.folder} holds no complete checkpoint. In it: {unfinished or 'nothing'}. "
                 "Names that end in .orbax-checkpoint-tmp are half-written. Name a folder with a "
@@ -256,7 +260,9 @@ class Checkpointer:
         )
 
     def _check_same(self, step: int, about: Mapping[str, Any], leaves: Named) -> None:
-        wrong = differences(flattened(about["config"]), flattened(self.config))
+        wrong = differences(
+            flattened(about["config"], "config."), flattened(self.config, "config.")
+        )
         wrong += differences(about["leaves"], described(leaves))
         if wrong:
             more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -273,18 +279,6 @@ class Checkpointer:
         if wrong:
             what = f"the values of {wrong[:_SHOWN]} are not those that were saved"
             raise ValueError(self._damaged(step, what))
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    def default(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {"type": type(value).__name__, **dataclasses.asdict(value)}
-        raise ValueError(
-            f"`config` holds {value!r}, a {type(value).__name__}; expected what JSON can say, and "
-            "dataclasses of it. Name it by a string."
-        )
-
-    return json.loads(json.dumps(config, default=default))
 
 
 def _data(leaves: Named) -> Named:

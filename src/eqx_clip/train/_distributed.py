@@ -1,5 +1,7 @@
 """One run of many processes."""
 
+import itertools
+import json
 import logging
 import os
 import socket
@@ -13,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from .._types import Count, Real
+from ._facts import as_json, flattened
 
 
 logger = logging.getLogger("eqx_clip.train")
@@ -61,18 +64,30 @@ def initialize(
     sys.excepthook = _Ending(sys.excepthook, heartbeat_seconds)
 
 
-def check_same(**facts: int) -> None:
-    """`ValueError` on every process if some fact, a whole number, differs between processes."""
-    values = np.asarray(list(facts.values()), np.int64)
-    # As two halves: JAX's arrays have 32 bits by default.
-    everywhere = multihost_utils.process_allgather(values.view(np.int32).reshape(1, -1), tiled=True)
-    everywhere = np.ascontiguousarray(everywhere).view(np.int64).reshape(-1, len(facts))
-    for name, column in zip(facts, everywhere.T, strict=True):
-        if len(set(column.tolist())) > 1:
+def check_same(**facts: Any) -> None:
+    """`ValueError` on every process if some fact differs between processes, with what each has.
+
+    Facts are what JSON can say, nested or not, and dataclasses of it.
+    """
+    everywhere = [flattened(json.loads(text)) for text in gathered(json.dumps(as_json(facts)))]
+    for name in dict.fromkeys(itertools.chain(*everywhere)):
+        values = [of_one.get(name, "nothing") for of_one in everywhere]
+        if len(set(values)) > 1:
             raise ValueError(
                 f"`{name}` must be the same in all processes; they have, in order, "
-                f"{column.tolist()}. Start all with the same options and data."
+                f"{', '.join(values)}. Start all with the same options and data."
             )
+
+
+def gathered(text: str) -> list[str]:
+    """What every process says, in their order."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    longest = int(multihost_utils.process_allgather(np.asarray(len(data), np.int32)).max())
+    padded = np.pad(data, (0, longest - len(data)))
+    rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8)
+    return [row.tobytes().rstrip(b"\0").decode() for row in rows]
 
 
 def _checked(

@@ -26,9 +26,13 @@ def check_finite(
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     if math.isfinite(loss) and (math.isfinite(norm) or "loss_scale" in metrics):
         return
+    latest = checkpointer.latest()
+    good = f"The last good checkpoint, of step {latest}, is"
+    if latest is None:
+        good = "There is no checkpoint yet"
     records = "\n  ".join(where(int(i)) for i in index)
     raise FloatingPointError(
-        f"The loss of step {step} is {loss}, the norm of its gradient {norm}. The last good "
-        f"checkpoint in {checkpointer.folder} is of step {checkpointer.latest()}. Lower the "
-        f"learning rate, or look at the records of this batch:\n  {records}"
+        f"The loss of step {step} is {loss}, the norm of its gradient {norm}. {good} in "
+        f"{checkpointer.folder}. Lower the learning rate, or look at the records of this batch:"
+        f"\n  {records}"
     )

@@ -61,6 +61,10 @@ class Forward:
         if self.remat not in _POLICIES:
             names = ", ".join(map(repr, _POLICIES))
             raise ValueError(f"`remat` must be one of {names}; got {self.remat!r}.")
+        if self.dtype is not None and not _is_floating(self.dtype):
+            raise ValueError(
+                f"`dtype` must be one to compute in, such as 'bfloat16'; got {self.dtype!r}."
+            )
 
     @property
     def spread(self) -> bool:
@@ -91,6 +95,7 @@ class Forward:
     def _prepared(self, model: CLIP) -> CLIP:
         """The model as it is computed with: locked, cast, gathered, its blocks rematerialised."""
         if self.trainable is not None:
+            _check_trainable(self.trainable, model)
             model = jax.tree.map(_locked, model, self.trainable)
         if self.dtype is not None:
             towers = jax.tree.map(self._cast, (model.image, model.text))
@@ -116,9 +121,25 @@ class Forward:
         return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
 
 
+def _is_floating(dtype: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:  # it is none
+        return False
+
+
 def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> Key[Array, " batch"] | None:
     """A key for each row of a global batch, whatever device computes it."""
     return None if key is None else jax.vmap(functools.partial(jr.fold_in, key))(rows)
+
+
+def _check_trainable(trainable: PyTree, model: CLIP) -> None:
+    given, expected = jax.tree.structure(trainable), jax.tree.structure(model)
+    if given != expected:
+        raise ValueError(
+            f"`trainable` has {given.num_leaves} leaves in another structure than the model, of "
+            f"{expected.num_leaves}: give what `train.trainable(model, ...)` returns."
+        )
 
 
 def _locked(leaf: Array, learns: np.ndarray) -> Array:

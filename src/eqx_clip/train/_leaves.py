@@ -1,6 +1,5 @@
-"""A tree's arrays by name: what is checked, described and compared around a checkpoint."""
+"""A tree's arrays by name: what is checked and described around a checkpoint."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,27 +40,6 @@ def is_key(leaf: Any) -> bool:
 def described(leaves: Named) -> dict[str, str]:
     """Each leaf's dtype and shape, such as `float32 (3, 4)`."""
     return {name: f"{leaf.dtype} {tuple(leaf.shape)}" for name, leaf in leaves.items()}
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "config") -> dict[str, str]:
-    """A nested configuration by dotted paths, values as JSON."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}.{key}")
-        else:
-            flat[f"{prefix}.{key}"] = json.dumps(value, sort_keys=True)
-    return flat
-
-
-def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """What differs between two descriptions, a line each."""
-    names = dict.fromkeys((*expected, *found))
-    return [
-        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in names
-        if found.get(name) != expected.get(name)
-    ]
 
 
 def checksums(arrays: Mapping[str, AnyArray]) -> dict[str, int]:

@@ -6,6 +6,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from .._checks import as_positive
 from .._stack import Stack
 from .._types import Number
 from ._groups import layer_rates
@@ -25,13 +26,15 @@ def adamw(
     For ConvNeXt OpenCLIP takes `b2=0.999, eps=1e-8`. `weight_decay_mask` tells what decays. To
     clip gradients first: `optax.chain(optax.clip_by_global_norm(1.0), adamw(...))`. With
     `layer_decay`, such as 0.75, lower layers of the library's towers learn more slowly, as
-    `layer_rates` tells. Source: `open_clip_train.main` and `params.get_default_params`.
+    `layer_rates` tells; `ValueError` if it is not above 0. Source: `open_clip_train.main` and
+    `params.get_default_params`.
     """
     optimizer = optax.adamw(
         learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=weight_decay_mask
     )
     if layer_decay is None:
         return optimizer
+    layer_decay = as_positive("layer_decay", layer_decay)
 
     def slowed(updates: PyTree, params: PyTree) -> PyTree:
         rates = layer_rates(params, layer_decay)

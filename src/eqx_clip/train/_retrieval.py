@@ -102,7 +102,8 @@ def filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _at_least_float32(features: np.ndarray) -> Array:
-    return jnp.asarray(features, jnp.promote_types(features.dtype, jnp.float32))
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    return jnp.asarray(features, jax.dtypes.canonicalize_dtype(dtype))
 
 
 @jax.jit

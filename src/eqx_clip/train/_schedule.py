@@ -8,6 +8,7 @@ All begin with a linear warmup, which gives step `i`, counted from 0, the rate
 import jax.numpy as jnp
 import optax
 
+from .._checks import as_count
 from .._types import Count, Number
 
 
@@ -18,7 +19,8 @@ def cosine_schedule(
 
     Raises `ValueError` if the warmup is as long as the training.
     """
-    _check_steps("warmup_steps", warmup_steps, total_steps)
+    _check_not_negative(warmup_steps=warmup_steps)
+    _check_fits("warmup_steps", warmup_steps, as_count("total_steps", total_steps))
     decay = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps)
     return _with_warmup(decay, learning_rate, warmup_steps, warmup_init)
 
@@ -26,7 +28,8 @@ def cosine_schedule(
 def constant_schedule(
     learning_rate: Number, *, warmup_steps: Count = 0, warmup_init: Number = 0.0
 ) -> optax.Schedule:
-    """After the warmup the same rate for ever."""
+    """After the warmup the same rate for ever. Raises `ValueError` for a negative warmup."""
+    _check_not_negative(warmup_steps=warmup_steps)
     constant = optax.constant_schedule(learning_rate)
     return _with_warmup(constant, learning_rate, warmup_steps, warmup_init)
 
@@ -46,7 +49,9 @@ def cooldown_schedule(
     The descent is linear, or a polynomial of degree `cooldown_power`. Raises `ValueError` if
     warmup and cooldown do not fit into the training.
     """
-    _check_steps("warmup_steps + cooldown_steps", warmup_steps + cooldown_steps, total_steps + 1)
+    _check_not_negative(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps)
+    total_steps = as_count("total_steps", total_steps)
+    _check_fits("warmup_steps + cooldown_steps", warmup_steps + cooldown_steps, total_steps + 1)
     after_warmup = optax.polynomial_schedule(
         learning_rate,
         cooldown_end,
@@ -67,12 +72,13 @@ def _with_warmup(
     return lambda step: jnp.asarray(schedule(jnp.asarray(step, float)), float)
 
 
-def _check_steps(name: str, steps: Count, total_steps: Count) -> None:
-    if total_steps < 1 or steps < 0:
-        raise ValueError(
-            f"`{name}={steps}` and `total_steps={total_steps}` must be numbers of steps: at least "
-            "0, and at least 1."
-        )
+def _check_not_negative(**steps: Count) -> None:
+    for name, value in steps.items():
+        if value < 0:
+            raise ValueError(f"`{name}={value}` must be a number of steps, at least 0.")
+
+
+def _check_fits(name: str, steps: Count, total_steps: Count) -> None:
     if steps >= total_steps:
         raise ValueError(
             f"`{name}={steps}` must be less than `total_steps={total_steps}`: the rate would "

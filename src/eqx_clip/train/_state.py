@@ -33,6 +33,11 @@ class TrainState(eqx.Module, Generic[ModelT]):
     key: PRNGKeyArray | None = None
     loss_scale: LossScale | None = None
 
+    @property
+    def eval_model(self) -> ModelT:
+        """What is evaluated and exported: the moving average if there is one, else the model."""
+        return self.model if self.ema is None else self.ema
+
 
 def init_state(
     model: ModelT,

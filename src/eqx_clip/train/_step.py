@@ -80,7 +80,8 @@ def make_train_step(
     - `rules`: as given to `init_state`.
 
     Raises `ValueError` at once for arguments out of range, and at the first call for a batch that
-    the mesh and `accumulate` do not divide or a state that lacks what is needed.
+    the mesh and `accumulate` do not divide, one that lacks images or tokens, a state that lacks
+    what is needed, and a `trainable` of another model.
     """
     if loss not in ("clip", "siglip"):
         raise ValueError(f"`loss` must be 'clip' or 'siglip'; got {loss!r}.")
@@ -90,11 +91,11 @@ def make_train_step(
         raise ValueError(
             f"`patch_dropout` must be at least 0 and less than 1; got {patch_dropout!r}."
         )
+    forward = Forward(mesh, rules, dtype, remat, patch_dropout, trainable)
     scaled = dtype is not None and jnp.dtype(dtype) == jnp.float16
     devices = jax.devices() if mesh is None else mesh.devices.flat
     if scaled and devices[0].platform == "tpu":
         raise ValueError("TPUs do not compute in float16: take bfloat16.")
-    forward = Forward(mesh, rules, dtype, remat, patch_dropout, trainable)
     gradient = _Gradient(forward, _loss_over(mesh, loss), as_count("accumulate", accumulate))
 
     def keep_in_place(tree):
@@ -239,6 +240,11 @@ def _loss_over(mesh: Mesh | None, name: str) -> Callable[[CLIP, Features], Array
 
 
 def _used(batch: Batch) -> Batch:
+    lacking = [name for name in ("image", "tokens") if name not in batch]
+    if lacking:
+        raise ValueError(
+            f"A batch needs 'image' and 'tokens'; this one has {sorted(batch)}, so lacks {lacking}."
+        )
     return {name: batch[name] for name in ("image", "tokens")}
 
 
