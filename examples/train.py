@@ -179,7 +179,8 @@ class Run:
 OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
 OF_DATA = ("global_batch_size", "augment_scale", "draft")
 # Those that may differ between processes: where they are, and where they find and keep things.
-OF_PROCESS = ("process_id", "workers", "train_path", "valid_path", "zero_shot_path", "export_dir")
+OF_PROCESS = ("coordinator_address", "process_id", "workers", "export_dir")
+OF_PROCESS += ("train_path", "valid_path", "zero_shot_path")
 # The least that they may be.
 LEAST = {
     **dict.fromkeys(("train_n_samples", "valid_n_samples", "global_batch_size", "n_epochs"), 1),
@@ -294,11 +295,9 @@ def main(options: Options) -> None:
         scale_loss=options.model.dtype == "float16",
     )
     if run.plan:
-        planned = train.plan(
-            model, make_state, step, mesh, batch_size=batch_size, total_steps=total
-        )
+        plan = train.plan(model, make_state, step, mesh, batch_size=batch_size, total_steps=total)
         if first:
-            print(*(f"{name}: {value}" for name, value in planned.items()), sep="\n")
+            print(*(f"{name}: {value}" for name, value in plan.items()), sep="\n")
         return
 
     name = Path(options.model.model_name).stem
