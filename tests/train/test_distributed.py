@@ -144,6 +144,23 @@ def test_folders_that_are_not_shared_are_refused(tmp_path):
     assert all("Processes [1] do not see what process 0 writes" in output for output in outputs)
 
 
+SAME = """
+from eqx_clip.train import check_same
+
+check_same(seed=1, options={"sizes": (1, 2), "name": None, "rate": 0.1})
+try:
+    check_same(seed=1, options={"name": "a longer name" * me, "rate": 0.1})
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_fact_that_differs_is_named_on_every_process_with_what_each_has(tmp_path):
+    outputs = run(SAME, 2, str(tmp_path))
+    message = '`options.name` must be the same in all processes; they have, in order, "", "a longer'
+    assert all(message in output and "rate" not in output for output in outputs)
+
+
 MINUTES = """
 clock = time.monotonic
 time.monotonic = lambda: clock() * (1 + 9 * me)  # the clock of process 1 is ten times as fast
