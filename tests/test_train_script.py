@@ -373,14 +373,15 @@ def test_float16_and_zero_shot_accuracy(folder):
             Image.fromarray(pixels).save(folder / "classes" / name / f"{i}.png")
     run(
         folder,
-        *("--train-path", "train.csv", "--model-name", "model.json", "--train-n-samples", 48),
+        *("--train-path", "train.csv", "--model-name", "model.json", "--train-n-samples", 160),
         *"--global-batch-size 16 --n-epochs 1 --log-freq 1 --n-warmup-steps 1".split(),
         *"--dtype float16 --zero-shot-path classes --checkpoint-dir half".split(),
     )
     assert all(map(math.isfinite, losses(folder / "half")))
+    # The first steps are left out, until the scale of the loss fits.
     fresh = eqx_clip.create(MODEL, key=jax.random.key(0))  # of the script's seed
     half = eqx_clip.load(folder / "half" / "open_clip")
-    assert jnp.abs(half.image.proj - fresh.image.proj).max() > 1e-5  # steps that were not left out
+    assert jnp.abs(half.image.proj - fresh.image.proj).max() > 1e-5
     last = read_lines(folder / "half" / "log.jsonl")[-1]
     model, classes = half, open_classes(folder / "classes")
     classifier = eqx_clip.zero_shot_classifier(model, classes.class_names, ["a photo of a {}."])
