@@ -179,8 +179,10 @@ class Run:
 OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
 OF_DATA = ("global_batch_size", "augment_scale", "draft")
 # Those that may differ between processes: where they are, and where they find and keep things.
-OF_PROCESS = ("coordinator_address", "process_id", "workers", "export_dir")
-OF_PROCESS += ("train_path", "valid_path", "zero_shot_path")
+OF_PROCESS = (
+    *("coordinator_address", "process_id", "workers", "export_dir"),
+    *("train_path", "valid_path", "zero_shot_path"),
+)
 # The least that they may be.
 LEAST = {
     **dict.fromkeys(("train_n_samples", "valid_n_samples", "global_batch_size", "n_epochs"), 1),
@@ -199,8 +201,9 @@ class Options:
     run: Run = Run()
 
     def __post_init__(self):
+        values = self.by_name
         for name, least in LEAST.items():
-            value = self.by_name[name]
+            value = values[name]
             if value is not None and not value >= least:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} must be at least {least}; got {value}.")
@@ -278,7 +281,7 @@ def main(options: Options) -> None:
             raise ValueError("--plan is one of training: give --train-path.")
         if options.model.is_new:
             logger.warning("The weights are new and random: to evaluate others say --pretrained.")
-        model = build(options) if options.model.is_new else model
+            model = build(options)
         if (values := evaluation(sharding.place(model, mesh))) and first:
             print(json.dumps(values, indent=2))
         return

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._image import to_rgb
+from ._files import digest
 
 
 _READ = 16  # examples
@@ -18,14 +19,16 @@ def fingerprint(source: Any) -> str:
     as not to go on with another column, another data set, or rows that were added, removed or
     sorted. A change of other examples, it does not see. What cannot be read counts as empty.
     """
-    count, digest = len(source), hashlib.sha256()
-    for i in np.linspace(0, count - 1, min(_READ, count)).astype(int).tolist():
-        try:
-            example = source[i]
-            image, text = example["image"], example["text"]
-            pixels = image if isinstance(image, bytes) else to_rgb(image).tobytes()
-        except (OSError, ValueError):
-            pixels, text = b"", ""
-        for part in (pixels, text.encode("utf-8", "surrogatepass")):
-            digest.update(hashlib.sha256(part).digest())
-    return f"{count:,} examples, {digest.hexdigest()[:16]}"
+    count = len(source)
+    rows = np.linspace(0, count - 1, min(_READ, count)).astype(int).tolist()
+    return f"{count:,} examples, {digest(*(_content(source, i) for i in rows))[:16]}"
+
+
+def _content(source: Any, i: int) -> tuple[str, str]:
+    try:
+        example = source[i]
+        image, text = example["image"], example["text"]
+        data = image if isinstance(image, bytes) else to_rgb(image).tobytes()
+    except (OSError, ValueError):
+        data, text = b"", ""
+    return hashlib.sha256(data).hexdigest(), text

@@ -69,7 +69,8 @@ def check_same(**facts: Any) -> None:
 
     Facts are what JSON can say, nested or not, and dataclasses of it.
     """
-    everywhere = [flattened(json.loads(text)) for text in gathered(json.dumps(as_json(facts)))]
+    mine = flattened(as_json(facts))
+    everywhere = [json.loads(text) for text in gathered(json.dumps(mine))]
     for name in dict.fromkeys(itertools.chain(*everywhere)):
         values = [of_one.get(name, "nothing") for of_one in everywhere]
         if len(set(values)) > 1:

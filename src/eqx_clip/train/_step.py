@@ -157,7 +157,7 @@ class TrainStep(Generic[ModelT]):
                 self._step.__wrapped__(batch, eqx.combine(state, fixed)), eqx.is_array
             )
 
-        return step.lower(state, {name: batch[name] for name in ("image", "tokens")})
+        return step.lower(state, _used(batch))
 
 
 def _has_shape(leaf: Any) -> bool:
@@ -239,13 +239,14 @@ def _loss_over(mesh: Mesh | None, name: str) -> Callable[[CLIP, Features], Array
     return loss
 
 
-def _used(batch: Batch) -> Batch:
-    lacking = [name for name in ("image", "tokens") if name not in batch]
+def _used(batch: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("image", "tokens")
+    lacking = [name for name in names if name not in batch]
     if lacking:
         raise ValueError(
             f"A batch needs 'image' and 'tokens'; this one has {sorted(batch)}, so lacks {lacking}."
         )
-    return {name: batch[name] for name in ("image", "tokens")}
+    return {name: batch[name] for name in names}
 
 
 def _on_mesh(batch: Batch, mesh: Mesh | None) -> Batch:
