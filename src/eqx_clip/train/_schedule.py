@@ -17,7 +17,7 @@ def cosine_schedule(
 ) -> optax.Schedule:
     """After the warmup half a cosine wave, down to 0 at `total_steps`.
 
-    Raises `ValueError` if the warmup is as long as the training.
+    Raises `ValueError` for a negative warmup, and for one as long as the training.
     """
     _check_not_negative(warmup_steps=warmup_steps)
     _check_fits("warmup_steps", warmup_steps, as_count("total_steps", total_steps))
@@ -47,7 +47,7 @@ def cooldown_schedule(
     """After the warmup the same rate, then `cooldown_steps` down to `cooldown_end`.
 
     The descent is linear, or a polynomial of degree `cooldown_power`. Raises `ValueError` if
-    warmup and cooldown do not fit into the training.
+    warmup and cooldown do not fit into the training, or one of them is negative.
     """
     _check_not_negative(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps)
     total_steps = as_count("total_steps", total_steps)
