@@ -411,7 +411,7 @@ def test_float16_and_zero_shot_accuracy(folder):
         ({"accumulate": 0}, "--accumulate must be at least 1; got 0."),
         ({"learning_rate": math.nan}, "--learning-rate"),
         ({"train_path": None, "valid_path": "valid.csv", "plan": True}, "--train-path"),
-        ({"model_name": "hf-hub:nobody/nothing"}, "nobody/nothing"),
+        ({"model_name": "hf-hub:nobody/nothing"}, "nobody/nothing/open_clip_config.json"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

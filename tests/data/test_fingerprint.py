@@ -38,6 +38,8 @@ def test_other_examples_are_noticed(tmp_path):
         Mixture([open_source(table), open_source(table)]),
     ]
     assert len({fingerprint(source) for source in others}) == len(others)
+    same = [{"image": b"image", "text": "text"}]
+    assert fingerprint(same * 20) != fingerprint(same * 30)  # by their number alone
 
 
 def test_what_cannot_be_read_is_no_error(tmp_path):
