@@ -75,6 +75,22 @@ def test_step_is_a_pure_function_of_state_and_batch(model, batch, optimizer, ste
     assert int(first.step) == 3
 
 
+def test_a_step_does_without_compiler_options_that_xla_does_not_have(
+    model, batch, optimizer, step, monkeypatch
+):
+    _, expected = step(train.init_state(model, optimizer), batch)
+    options = train._step._compiler_options
+    options.cache_clear()
+    monkeypatch.setattr(train._step, "_ON_CPU", {"xla_cpu_that_is_no_more": "1"})
+    try:
+        assert options("cpu") is None
+        plain = train.make_train_step(optimizer)
+        _, metrics = plain(train.init_state(model, optimizer), batch)
+    finally:
+        options.cache_clear()
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+
+
 def test_step_is_traced_once(model, batch, optimizer, monkeypatch):
     traces = []
     original = train._step.clip_loss

@@ -146,9 +146,11 @@ class Attention(eqx.Module):
         seen = (jnp.arange(len(x)) <= i)[None] if self.causal else None
         return self.out(_attend_plainly(q, k, v, seen).reshape(-1))
 
-    def _heads(self, x: Float[Array, "tokens width"]) -> Float[Array, "3 tokens heads size"]:
-        qkv = over_last(self.qkv, x)
-        return qkv.reshape(len(x), 3, self.num_heads, -1).transpose(1, 0, 2, 3)
+    def _heads(self, x: Float[Array, "tokens width"]) -> list[Float[Array, "tokens heads size"]]:
+        """Queries, keys and values."""
+        # Split, since the gradient of three slices would be a sum of padded arrays.
+        parts = jax.lax.split(over_last(self.qkv, x), [x.shape[-1]] * 3, axis=1)
+        return [part.reshape(len(x), self.num_heads, -1) for part in parts]
 
 
 def _attend(
