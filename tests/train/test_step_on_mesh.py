@@ -114,17 +114,42 @@ def test_a_batch_in_parts_equals_the_whole_with_the_same_patches_left_out(
     assert abs(whole[0][0, 0] - run_on_one_device(loss="clip")[0][0, 0]) > 1e-6
 
 
-def test_full_rematerialisation_and_parts_take_less_memory():
-    def temporary(**options):
-        step = train.make_train_step(OPTIMIZER, **options)
-        return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
-
+@pytest.fixture(scope="module")
+def deep_state_and_batch():
     deep = {**CONFIG, **{name: {**CONFIG[name], "layers": 12} for name in TOWERS}}
     model = random_model(config_from_open_clip(deep))
-    state, batch = train.init_state(model, OPTIMIZER), make_batch(256)
+    return train.init_state(model, OPTIMIZER), make_batch(256)
+
+
+@pytest.fixture(scope="module")
+def temporary(deep_state_and_batch):
+    """Bytes of temporary memory of a step, by its options; each is compiled once."""
+
+    @functools.cache
+    def temporary(**options):
+        step = train.make_train_step(OPTIMIZER, **options)
+        compiled = step.lower(*deep_state_and_batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    return temporary
+
+
+def test_full_rematerialisation_and_parts_take_less_memory(temporary):
     whole = temporary()
     assert temporary(remat="full") < 0.5 * whole
     assert temporary(accumulate=8) < 0.3 * whole
+
+
+@pytest.mark.skipif(
+    train._step._compiler_options("cpu") is None, reason="this XLA has no such scheduler"
+)
+def test_a_cpu_keeps_one_tower_of_a_part_at_a_time(deep_state_and_batch, temporary):
+    state, batch = deep_state_and_batch
+    halves = train.make_train_step(OPTIMIZER, accumulate=2)
+    compiled = halves._step.lower(batch, state).compile().compiled  # what a call runs
+    taken = compiled.memory_analysis().temp_size_in_bytes
+    assert taken < 0.4 * temporary()
+    np.testing.assert_allclose(temporary(accumulate=2), taken, rtol=1e-3)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
