@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 import math
-import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Annotated, Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 from jax.sharding import Mesh
@@ -175,7 +173,7 @@ class Run:
     """Say what the run would take, and train nothing."""
 
 
-# Options that must be equal for a run to go on, since its steps would not be the same.
+# Those without which a run that goes on would not take the same steps.
 OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
 OF_DATA = ("global_batch_size", "augment_scale", "draft")
 # Those that may differ between processes: where they are, and where they find and keep things.
@@ -207,6 +205,16 @@ class Options:
             if value is not None and not value >= least:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} must be at least {least}; got {value}.")
+        data, run = self.data, self.run
+        if not (data.train_path or data.valid_path or data.zero_shot_path):
+            raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
+        if data.train_path is None and run.plan:
+            raise ValueError("--plan is one of training: give --train-path.")
+        if data.train_path is None and run.resume_from_checkpoint is not None:
+            raise ValueError(
+                "A checkpoint is resumed to train on: give --train-path. To evaluate a run take "
+                "what it exported: --model-name checkpoints/<run>/open_clip."
+            )
 
     @property
     def by_name(self) -> dict[str, Any]:
@@ -217,6 +225,16 @@ class Options:
     def shared(self) -> dict[str, Any]:
         """What all processes of a run must say alike."""
         return {name: value for name, value in self.by_name.items() if name not in OF_PROCESS}
+
+    @property
+    def of_run(self) -> dict[str, Any]:
+        """What must be equal for a run to go on."""
+        return {
+            "step": {name: getattr(self.model, name) for name in OF_STEP},
+            "optimizer": dataclasses.replace(self.optimizer, accumulate=1),
+            "data": {name: getattr(self.data, name) for name in OF_DATA},
+            "seed": self.run.seed,
+        }
 
 
 # --- Training --------------------------------------------------------------------------------
@@ -264,21 +282,12 @@ def main(options: Options) -> None:
             logger.info("%s: %s in %s", what, content[what], path)
     if data.zero_shot_path is not None:
         sources["classes"] = datasets.open_classes(data.zero_shot_path, split=data.zero_shot_split)
-    elif not sources:
-        raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
-    if run.resume_from_checkpoint is not None and "train" not in sources:
-        raise ValueError(
-            "A checkpoint is resumed to train on: give --train-path. To evaluate a run take what "
-            "it exported: --model-name checkpoints/<run>/open_clip."
-        )
     train.check_same(**options.shared, examples=content)
 
     features = train.make_eval_step(mesh)
     eval_step = lambda model, batch: features(model, sharding.global_batch(batch, mesh))  # noqa: E731
     evaluation = functools.partial(evaluate, options, sources, eval_step)
     if "train" not in sources:
-        if run.plan:
-            raise ValueError("--plan is one of training: give --train-path.")
         if options.model.is_new:
             logger.warning("The weights are new and random: to evaluate others say --pretrained.")
             model = build(options)
@@ -305,16 +314,9 @@ def main(options: Options) -> None:
 
     name = Path(options.model.model_name).stem
     folder = train.run_folder(name, run.checkpoint_dir, run.resume_from_checkpoint)
-    config = {  # what must be equal for a run to go on
-        "model": {name: getattr(model, name).config for name in ("image", "text")},
-        "preprocess": model.preprocess,
-        "step": {name: getattr(options.model, name) for name in OF_STEP},
-        "optimizer": dataclasses.replace(options.optimizer, accumulate=1),
-        "data": {name: getattr(data, name) for name in OF_DATA},
-        "examples": content["train"],
-        "seed": run.seed,
-        "steps": total,
-    }
+    towers = {name: getattr(model, name).config for name in ("image", "text")}
+    of_model = {"model": towers, "preprocess": model.preprocess}
+    config = {**options.of_run, **of_model, "examples": content["train"], "steps": total}
     state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
     del model  # of pretrained weights; the mesh has its own
     with train.Checkpointer(folder.path, config=config, keep=run.checkpoint_keep) as checkpointer:
@@ -325,25 +327,21 @@ def main(options: Options) -> None:
         logger.info("%d steps, checkpoints in %s", total, folder.path)
         logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
         state = fit(setup, state, checkpointer)
-        to = run.export_dir or f"{folder.path}/open_clip"
-        train.export(state.eval_model, to)
-        logger.info("saved in OpenCLIP's format: %s", to)
+        train.export(state.eval_model, run.export_dir or f"{folder.path}/open_clip")
 
 
 def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
     """The model to begin with; of a new one, as a skeleton, shapes and preprocessing only."""
     model = options.model
-    size, length = model.image_size, model.context_len
+    sizes: Any = {"image_size": model.image_size, "context_length": model.context_len}
     if not model.is_new:
-        resized: Any = {"image_size": size, "context_length": length}
-        return with_start(eqx_clip.load(model.model_name, model.pretrained, **resized), model)
+        return with_start(eqx_clip.load(model.model_name, model.pretrained, **sizes), model)
     config: Any = model.model_name
     if config.endswith(".json"):
         config = json.loads(Path(config).read_text())
 
     def make(key: jax.Array) -> eqx_clip.CLIP:
-        new = eqx_clip.create(config, key=key, image_size=size, context_length=length)
-        return with_start(new, model)
+        return with_start(eqx_clip.create(config, key=key, **sizes), model)
 
     key = jax.random.key(options.run.seed)
     return eqx.filter_eval_shape(make, key) if skeleton else make(key)
@@ -353,10 +351,9 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     """The temperature and the bias that training begins with."""
     scale, bias = options.temp_init, model.logit_bias
     if options.siglip and bias is None:  # as the paper begins
-        scale, bias = math.log(10) if scale is None else scale, jnp.asarray(-10.0, jnp.float32)
-    scale = model.logit_scale if scale is None else jnp.asarray(scale, jnp.float32)
-    where = operator.attrgetter("logit_scale", "logit_bias")
-    return eqx.tree_at(where, model, (scale, bias), is_leaf=lambda leaf: leaf is None)
+        scale, bias = math.log(10) if scale is None else scale, -10.0
+    scale = model.logit_scale if scale is None else scale
+    return dataclasses.replace(model, logit_scale=scale, logit_bias=bias)
 
 
 def feed(options: Options, what: str, source: Any, model: eqx_clip.CLIP, **where: int):
@@ -378,16 +375,13 @@ def feed(options: Options, what: str, source: Any, model: eqx_clip.CLIP, **where
     )
 
 
-def make_optimizer(
-    options: Options, total: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(options: Options, total: int):
+    """AdamW and its schedule, for a run of so many steps."""
     of, warmup = options.optimizer, options.optimizer.n_warmup_steps
     if warmup >= total:
         warmup, given = total // 10, warmup
-        logger.warning(
-            f"A warmup of {given} steps is longer than the run of {total} steps, or as long: "
-            f"taking {warmup}. Say --n-warmup-steps."
-        )
+        words = "A warmup of %d steps is longer than the run of %d steps, or as long: taking %d."
+        logger.warning(f"{words} Say --n-warmup-steps.", given, total, warmup)
     rise = {"warmup_steps": warmup, "warmup_init": of.warmup_init}
     if of.learning_rate_scheduler == "cosine":
         schedule = train.cosine_schedule(of.learning_rate, total_steps=total, **rise)
@@ -400,9 +394,7 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def make_step(
-    options: Options, optimizer: optax.GradientTransformation, model: eqx_clip.CLIP, mesh: Mesh
-) -> train.TrainStep:
+def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh):
     of, learns = options.model, None
     if of.lock_image is not None or of.lock_text is not None:
         learns = train.trainable(model, image_groups=of.lock_image, text_groups=of.lock_text)
@@ -419,17 +411,13 @@ def make_step(
     )
 
 
-def fit(
-    setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer
-) -> train.TrainState:
+def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer):
     """Every step that is left, with checkpoints, evaluation and logs."""
     options, run, total = setup.options, setup.options.run, setup.total
     batch_size = options.data.global_batch_size
     source, start, each_epoch = setup.source, int(state.step), total // run.n_epochs
-    saves = train.SaveSchedule(
-        steps=run.checkpoint_steps or (run.checkpoint_freq * each_epoch or None),
-        minutes=run.checkpoint_minutes,
-    )
+    save_steps = run.checkpoint_steps or (run.checkpoint_freq * each_epoch or None)
+    saves = train.SaveSchedule(steps=save_steps, minutes=run.checkpoint_minutes)
     with contextlib.ExitStack() as stack:
         console = train.Console(total, start_step=start)
         log_options: Any = {"start_step": start, "tensorboard": run.tensorboard}
@@ -441,9 +429,8 @@ def fit(
         ready = train.prefetch(data, setup.mesh, text=state.model.text)
         stack.enter_context(contextlib.closing(ready))
         preemption = stack.enter_context(train.Preemption())
-        watchdog = stack.enter_context(
-            train.Watchdog(limit=run.step_timeout, first_limit=max(3600.0, run.step_timeout))
-        )
+        limits = {"limit": run.step_timeout, "first_limit": max(3600.0, run.step_timeout)}
+        watchdog = stack.enter_context(train.Watchdog(**limits))
         profile = stack.enter_context(contextlib.ExitStack())
         first_profiled = max(start, min(start + 10, total - run.profile_steps))
         meter, before, lengths = train.Meter(), None, set()
@@ -470,14 +457,12 @@ def fit(
             if before is not None:  # the step before: this one is still being computed
                 train.check_finite(*before, source.where, checkpointer)
             before, done = (i, metrics, batch["index"]), i + 1
-            logged = i == start or done == total
-            if logged or (run.log_freq and done % run.log_freq == 0):
+            if i == start or done == total or (run.log_freq and done % run.log_freq == 0):
                 values = {name: float(value) for name, value in metrics.items()}
-                values |= {"learning_rate": float(np.asarray(setup.schedule(i)))}
-                values |= {"chance": math.log(batch_size), **(meter.read() if i > start else {})}
+                rate, speed = float(jnp.asarray(setup.schedule(i))), meter.read()
+                values |= {"learning_rate": rate, "chance": math.log(batch_size)}
+                values |= speed if i > start else {}  # compiling is no training
                 train.log_all(loggers, i, values)
-            if i == start:
-                meter.reset()  # compiling is no training
             console.advance(i)
             stops = preemption.should_stop(done)
             if saves.due(done) or stops or done == total:
@@ -492,10 +477,8 @@ def fit(
     return state
 
 
-def evaluate(
-    options: Options, sources: dict[str, Any], eval_step: train.EvalStep, model: eqx_clip.CLIP
-) -> dict[str, float]:
-    """Validation loss, retrieval and zero-shot accuracy of a model on the mesh."""
+def evaluate(options: Options, sources: dict, eval_step: train.EvalStep, model: eqx_clip.CLIP):
+    """Validation loss, retrieval and zero-shot accuracy, by name, of a model on the mesh."""
     data, values = options.data, {}
     if "valid" in sources:
         with feed(options, "valid", sources["valid"], model) as examples:

@@ -1,5 +1,6 @@
 """The end of a run: the model in OpenCLIP's format."""
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import jax
 from .._clip import CLIP
 from .._save import save
 from ._zero_shot_accuracy import on_one_device
+
+
+logger = logging.getLogger("eqx_clip.train")
 
 
 def export(model: CLIP, folder: str) -> None:
@@ -21,10 +25,11 @@ def export(model: CLIP, folder: str) -> None:
         return
     if "://" not in folder:
         save(model, folder)
-        return
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    with tempfile.TemporaryDirectory() as draft:
-        save(model, draft)
-        filesystem.makedirs(path, exist_ok=True)
-        for file in Path(draft).iterdir():
-            filesystem.put_file(str(file), f"{path}/{file.name}")
+    else:
+        filesystem, path = fsspec.core.url_to_fs(folder)
+        with tempfile.TemporaryDirectory() as draft:
+            save(model, draft)
+            filesystem.makedirs(path, exist_ok=True)
+            for file in Path(draft).iterdir():
+                filesystem.put_file(str(file), f"{path}/{file.name}")
+    logger.info("The model is saved in OpenCLIP's format: %s", folder)
