@@ -162,16 +162,22 @@ def test_a_warmup_longer_than_the_training_is_refused(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: train.constant_schedule(1e-3, warmup_steps=-3), "`warmup_steps=-3`"),
-        (lambda: train.cosine_schedule(1e-3, total_steps=9, warmup_steps=-1), "`warmup_steps=-1`"),
+        (
+            lambda: train.constant_schedule(1e-3, warmup_steps=-3),
+            "`warmup_steps` must be .* at least 0; got -3",
+        ),
+        (
+            lambda: train.cosine_schedule(1e-3, total_steps=9, warmup_steps=-1),
+            "`warmup_steps` must be .* at least 0; got -1",
+        ),
         (lambda: train.cosine_schedule(1e-3, total_steps=0), "`total_steps`"),
         (
             lambda: train.cooldown_schedule(1e-3, total_steps=9, cooldown_steps=-2),
-            "`cooldown_steps=-2`",
+            "`cooldown_steps` must be .* at least 0; got -2",
         ),
         (
             lambda: train.cooldown_schedule(1e-3, total_steps=9, cooldown_steps=4, warmup_steps=-3),
-            "`warmup_steps=-3`",
+            "`warmup_steps` must be .* at least 0; got -3",
         ),
         (lambda: train.adamw(1e-3, layer_decay=-0.5), "`layer_decay` must be a number above 0"),
         (lambda: train.adamw(1e-3, layer_decay=0), "`layer_decay` must be a number above 0"),
@@ -186,3 +192,12 @@ def test_warmup_may_begin_above_zero():
     schedule = train.constant_schedule(1.0, warmup_steps=4, warmup_init=0.2)
     rates = [float(schedule(step)) for step in range(6)]
     np.testing.assert_allclose(rates, [0.4, 0.6, 0.8, 1, 1, 1], atol=1e-6)
+
+
+def test_a_warmup_that_falls_is_warned_of(caplog):
+    train.cosine_schedule(1e-6, total_steps=9, warmup_steps=4, warmup_init=1e-5)
+    (warning,) = caplog.messages
+    assert "from `warmup_init=1e-05` to the learning rate of 1e-06" in warning
+    caplog.clear()
+    train.cosine_schedule(1e-5, total_steps=9, warmup_steps=4, warmup_init=1e-5)
+    assert not caplog.messages

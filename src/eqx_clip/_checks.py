@@ -6,9 +6,11 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import DTypeLike
 
 from ._types import AnyArray, Input
 
@@ -90,8 +92,15 @@ def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
 
 def as_count(name: str, value: Any) -> int:
     """`value` as an `int`, or a `ValueError` if it is not a whole number above 0."""
-    if not _is_count(value):
+    if not _is_whole(value, least=1):
         raise ValueError(f"`{name}` must be a whole number above 0; got {value!r}.")
+    return int(value)
+
+
+def as_natural(name: str, value: Any) -> int:
+    """`value` as an `int`, or a `ValueError` if it is not a whole number of at least 0."""
+    if not _is_whole(value, least=0):
+        raise ValueError(f"`{name}` must be a whole number of at least 0; got {value!r}.")
     return int(value)
 
 
@@ -105,7 +114,7 @@ def as_size(name: str, value: Any) -> int | tuple[int, int]:
     sides: tuple[Any, ...] = (
         value if isinstance(value, tuple) and len(value) == 2 else (value, value)
     )
-    if not all(_is_count(side) for side in sides):
+    if not all(_is_whole(side, least=1) for side in sides):
         raise ValueError(
             f"`{name}` must be a whole number above 0, or (height, width); got {value!r}."
         )
@@ -143,8 +152,24 @@ def canonicalize(config: Any, check: Callable[[str, Any], Any], *names: str) -> 
         object.__setattr__(config, name, check(name, getattr(config, name)))
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+def _is_whole(value: Any, *, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def check_dtype(dtype: DTypeLike) -> np.dtype:
+    """`dtype`, if arrays of it can be made; else `ValueError`."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"`dtype` must be of floats, such as 'bfloat16'; got {dtype!r}.")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise ValueError(
+            "`dtype=float64` needs JAX's 64-bit mode: "
+            "`jax.config.update('jax_enable_x64', True)` at the start of the program."
+        )
+    return found
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from ._checks import did_you_mean
+from ._checks import check_dtype, did_you_mean
 from ._clip import CLIP, CLIPConfig
 from ._hub import (
     CONFIG_FILE,
@@ -299,19 +299,3 @@ def _resizing(old: CLIPConfig, new: CLIPConfig) -> dict[str, Edit]:
     if lengths[0] != lengths[1]:
         edits["positional_embedding"] = lambda x: resize_text_positions(x, *lengths)
     return edits
-
-
-def check_dtype(dtype: DTypeLike) -> np.dtype:
-    """`dtype`, if arrays of it can be made; else `ValueError`."""
-    try:
-        dtype = jnp.dtype(dtype)
-    except TypeError:
-        raise ValueError(f"`dtype` must be a type of floats; got {dtype!r}.") from None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"Weights must be of floats; got `dtype={dtype.name}`.")
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(
-            "`dtype=float64` needs JAX's 64-bit mode: "
-            "`jax.config.update('jax_enable_x64', True)` at the start of the program."
-        )
-    return dtype

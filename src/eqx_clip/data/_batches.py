@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from .._checks import as_count
+from .._checks import as_count, as_natural
 from .._preprocess import AbstractTransform
 from .._types import Count, Real
 from ._loader import BadSample, Loader
@@ -89,7 +89,7 @@ def batches(
     the workers.
     """
     plan = _Plan(
-        Loader(source, _checked_transform(preprocess), tokenizer, _at_least("seed", seed, 0)),
+        Loader(source, _checked_transform(preprocess), tokenizer, as_natural("seed", seed)),
         _order(source, seed, shuffle),
         as_count("batch_size", batch_size),
         _rows_of(
@@ -99,11 +99,11 @@ def batches(
         ),
         drop_remainder,
     )
-    start = _at_least("start_step", start_step, 0)
+    start = as_natural("start_step", start_step)
     steps = itertools.count(start)
     if epochs is not None:
         steps = range(start, as_count("epochs", epochs) * plan.steps_per_epoch)
-    num_workers = _at_least("num_workers", num_workers, 0)
+    num_workers = as_natural("num_workers", num_workers)
     return Batches(
         plan.parallel(steps, num_workers) if num_workers else plan.serial(steps),
         plan.steps_per_epoch,
@@ -264,12 +264,6 @@ def _rows_of(batch_size: int, process_index: int, process_count: int) -> range:
         )
     local = batch_size // process_count
     return range(process_index * local, (process_index + 1) * local)
-
-
-def _at_least(name: str, value: Any, least: int) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}; got {value!r}.")
-    return int(value)
 
 
 def _share(name: str, value: Any) -> float:

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
+from .._checks import check_dtype
 from .._clip import CLIP, unit
 from .._stack import Index, Policy, Stack
 from .._types import AnyArray, Remat
@@ -61,10 +62,8 @@ class Forward:
         if self.remat not in _POLICIES:
             names = ", ".join(map(repr, _POLICIES))
             raise ValueError(f"`remat` must be one of {names}; got {self.remat!r}.")
-        if self.dtype is not None and not _is_floating(self.dtype):
-            raise ValueError(
-                f"`dtype` must be one to compute in, such as 'bfloat16'; got {self.dtype!r}."
-            )
+        if self.dtype is not None:
+            check_dtype(self.dtype)
 
     @property
     def spread(self) -> bool:
@@ -119,13 +118,6 @@ class Forward:
 
         trees = (model,) if placed is None else (model, placed)
         return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
-
-
-def _is_floating(dtype: Any) -> bool:
-    try:
-        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:  # it is none
-        return False
 
 
 def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> Key[Array, " batch"] | None:

@@ -2,14 +2,20 @@
 
 All begin with a linear warmup, which gives step `i`, counted from 0, the rate
 `warmup_init + (learning_rate - warmup_init) * (i + 1) / warmup_steps`; OpenCLIP's `warmup_init` is
-0. Each returns an `optax.Schedule`. Source: `open_clip_train.scheduler`.
+0, and one above `learning_rate` is warned of. Each returns an `optax.Schedule`. Source:
+`open_clip_train.scheduler`.
 """
+
+import logging
 
 import jax.numpy as jnp
 import optax
 
-from .._checks import as_count
+from .._checks import as_count, as_natural
 from .._types import Count, Number
+
+
+logger = logging.getLogger("eqx_clip.train")
 
 
 def cosine_schedule(
@@ -19,7 +25,7 @@ def cosine_schedule(
 
     Raises `ValueError` for a negative warmup, and for one as long as the training.
     """
-    _check_not_negative(warmup_steps=warmup_steps)
+    warmup_steps = as_natural("warmup_steps", warmup_steps)
     _check_fits("warmup_steps", warmup_steps, as_count("total_steps", total_steps))
     decay = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps)
     return _with_warmup(decay, learning_rate, warmup_steps, warmup_init)
@@ -29,7 +35,7 @@ def constant_schedule(
     learning_rate: Number, *, warmup_steps: Count = 0, warmup_init: Number = 0.0
 ) -> optax.Schedule:
     """After the warmup the same rate for ever. Raises `ValueError` for a negative warmup."""
-    _check_not_negative(warmup_steps=warmup_steps)
+    warmup_steps = as_natural("warmup_steps", warmup_steps)
     constant = optax.constant_schedule(learning_rate)
     return _with_warmup(constant, learning_rate, warmup_steps, warmup_init)
 
@@ -49,7 +55,8 @@ def cooldown_schedule(
     The descent is linear, or a polynomial of degree `cooldown_power`. Raises `ValueError` if
     warmup and cooldown do not fit into the training, or one of them is negative.
     """
-    _check_not_negative(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps)
+    warmup_steps = as_natural("warmup_steps", warmup_steps)
+    cooldown_steps = as_natural("cooldown_steps", cooldown_steps)
     total_steps = as_count("total_steps", total_steps)
     _check_fits("warmup_steps + cooldown_steps", warmup_steps + cooldown_steps, total_steps + 1)
     after_warmup = optax.polynomial_schedule(
@@ -66,16 +73,17 @@ def _with_warmup(
     schedule: optax.Schedule, learning_rate: Number, steps: Count, init: Number
 ) -> optax.Schedule:
     if steps > 0:
+        if init > learning_rate:
+            logger.warning(
+                "The warmup falls, from `warmup_init=%g` to the learning rate of %g: give a "
+                "smaller `warmup_init`.",
+                init,
+                learning_rate,
+            )
         warmup = optax.linear_schedule(init, learning_rate, steps)
         schedule = optax.join_schedules([lambda step: warmup(step + 1), schedule], [steps])
     # Of integers optax computes in float32, in JAX's 64-bit mode too.
     return lambda step: jnp.asarray(schedule(jnp.asarray(step, float)), float)
-
-
-def _check_not_negative(**steps: Count) -> None:
-    for name, value in steps.items():
-        if value < 0:
-            raise ValueError(f"`{name}={value}` must be a number of steps, at least 0.")
 
 
 def _check_fits(name: str, steps: Count, total_steps: Count) -> None:
