@@ -12,6 +12,7 @@ from pathlib import Path
 
 import common
 import numpy as np
+from encode import ON_CPU
 from PIL import Image
 
 import eqx_clip
@@ -42,7 +43,8 @@ def main() -> None:
     from oracle import open_clip
 
     name, batch = "vit-base-patch32", arguments.batch
-    oracle = oracle_model(oracle_config(name))
+    device = "cpu" if ON_CPU else "cuda"
+    oracle = oracle_model(oracle_config(name)).to(device)
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     transform = open_clip.image_transform(224, is_train=False)
 
@@ -55,11 +57,12 @@ def main() -> None:
 
     def their_images():
         loader = torch.utils.data.DataLoader(Files(), batch_size=batch, num_workers=2)
-        return torch.cat([oracle.encode_image(pixels, normalize=True) for pixels in loader])
+        return torch.cat([oracle.encode_image(x.to(device), normalize=True) for x in loader])
 
     def their_texts():
         chunks = [texts[i : i + batch] for i in range(0, len(texts), batch)]
-        return torch.cat([oracle.encode_text(tokenizer(c), normalize=True) for c in chunks])
+        tokens = (tokenizer(chunk).to(device) for chunk in chunks)
+        return torch.cat([oracle.encode_text(x, normalize=True) for x in tokens])
 
     texts = captions(arguments.texts)
     rows = []
@@ -78,7 +81,7 @@ def main() -> None:
             ("captions", our_texts, their_texts, len(texts)),
             (f"JPEGs of {size:.0f} kB", our_images, their_images, len(paths)),
         ):
-            difference = np.abs(ours() - theirs().numpy()).max()
+            difference = np.abs(ours() - theirs().cpu().numpy()).max()
             sides = {"eqx_clip": ours, "OpenCLIP": theirs}
             seconds = common.alternate(sides, arguments.rounds, warmups=0)
             rows.append(

@@ -36,10 +36,10 @@ model = eqx_clip.load("vit-large-patch14", sys.argv[1])
 jax.block_until_ready(jax.tree.leaves(model))
 """,
     "OpenCLIP": """
-import sys, time
+import os, sys, time
 sys.path[:0] = sys.argv[2:]
 from oracle import open_clip, torch
-torch.set_num_threads(2)
+torch.set_num_threads(os.cpu_count())
 bare, start = resident("VmRSS:"), time.perf_counter()
 model = open_clip.create_model("ViT-L-14", pretrained=sys.argv[1])
 """,
@@ -49,12 +49,12 @@ import json
 print(json.dumps([time.perf_counter() - start, resident("VmHWM:") - bare]))
 """
 THEIR_EXAMPLE = """
-import sys
+import os, sys
 image, model, weights = sys.argv[1:4]
 sys.path[:0] = sys.argv[4:]
 from oracle import open_clip, torch
 from PIL import Image
-torch.set_num_threads(2)
+torch.set_num_threads(os.cpu_count())
 model, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=weights)
 model.eval()
 texts = ["a diagram", "a dog", "a cat"]

@@ -244,6 +244,7 @@ def ask(arguments: argparse.Namespace) -> Questions:
     picture = arguments.picture or fetch(PICTURE_URL, folder)
     archive = arguments.cifar10 or fetch(CIFAR10_URL, folder, CIFAR10_SHA256)
     check_digest(archive, CIFAR10_SHA256)
+    eqx_clip.Preprocess()(picture)  # what is wrong with it shows before any weights are fetched
     return Questions(picture, *read_cifar10(archive, arguments.limit))
 
 
@@ -304,6 +305,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, arguments = parse(argv)
     if arguments.limit is not None and arguments.limit < 1:
         parser.error("--limit must be at least 1")
+    if arguments.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        parser.error(f"there is no folder {arguments.json.parent} to write --json to")
     try:
         rows = chosen(arguments.models, arguments.tags)
         questions = ask(arguments)

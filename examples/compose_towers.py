@@ -258,6 +258,7 @@ def make_data(model: eqx_clip.CLIP) -> Data:
 
 def main(model: eqx_clip.CLIP, folder: Path) -> None:
     tower, data = image_tower(model), make_data(model)
+    folder.mkdir(parents=True, exist_ok=True)  # fails now if it can't be one
     build_classifier(tower, data)
     merge_and_save(train_lora(model, data), data, folder)
     train_text_tower(model, data)

@@ -95,6 +95,8 @@ def check_output(path: Path, folder: Path) -> None:
             f"The picture {path} would lie in the folder that is searched, as one of its images: "
             "name another place with --out."
         )
+    if path.is_dir():
+        raise ValueError(f"--out must be a file; {path} is a folder.")
     if not path.resolve().parent.is_dir():
         raise ValueError(f"There is no folder {path.parent} to write {path.name} to.")
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):

@@ -1,8 +1,7 @@
 """Trains CLIP, from one CPU to every worker of a TPU pod slice.
 
     python examples/train.py --train-path train.csv --valid-path valid.csv \\
-        --image-key image_path --text-key caption --global-batch-size 128 \\
-        --model-name vit-base-patch32 --learning-rate 1e-3 --n-epochs 30
+        --model-name vit-base-patch32 --global-batch-size 128 --n-epochs 30
 
 The same command goes to every process of a run. On TPU pods and under Slurm they find each other;
 elsewhere tell them by --coordinator-address, --num-processes and --process-id. A run that was
@@ -19,6 +18,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import equinox as eqx
@@ -188,7 +188,11 @@ LEAST = {
     **dict.fromkeys(("workers", "lock_image", "lock_text", "n_warmup_steps", "seed"), 0),
     **dict.fromkeys(("log_freq", "checkpoint_freq", "profile_steps"), 0),
     **dict.fromkeys(("learning_rate", "warmup_init", "weight_decay", "grad_clip_norm"), 0),
+    **dict.fromkeys(("beta1", "beta2", "patch_dropout", "ema_decay"), 0),
 }
+BELOW_ONE = ("beta1", "beta2", "patch_dropout", "ema_decay")
+ABOVE_ZERO = ("checkpoint_minutes", "step_timeout")
+FOLDERS = ("checkpoint_dir", "export_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,12 +203,18 @@ class Options:
     run: Run = Run()
 
     def __post_init__(self):
-        values = self.by_name
-        for name, least in LEAST.items():
-            value = values[name]
-            if value is not None and not value >= least:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} must be at least {least}; got {value}.")
+        for name, value in self.by_name.items():
+            if value is None:
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if name in LEAST and not value >= LEAST[name]:
+                raise ValueError(f"{option} must be at least {LEAST[name]}; got {value}.")
+            if name in BELOW_ONE and not value < 1:
+                raise ValueError(f"{option} must be less than 1; got {value}.")
+            if name in ABOVE_ZERO and not value > 0:
+                raise ValueError(f"{option} must be more than 0; got {value}.")
+            if name in FOLDERS and Path(value).is_file():
+                raise ValueError(f"{option} must be a folder; {value} is a file.")
         data, run = self.data, self.run
         if not (data.train_path or data.valid_path or data.zero_shot_path):
             raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
@@ -269,19 +279,21 @@ def main(options: Options) -> None:
 
     mesh = sharding.make_mesh(*(run.mesh or (None, 1)))
     sharding.check_batch_size(batch_size, mesh, options.optimizer.accumulate)
-    model = build(options, skeleton=True)
+    stand_in = SimpleNamespace(preprocess=eqx_clip.Preprocess(), tokenizer=eqx_clip.Tokenizer())
     sources, content = {}, {}
     for what in ("train", "valid"):
         path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
         if path is not None:
             keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
             source = sources[what] = datasets.open_source(path, n_samples=count, **keys)
-            with feed(options, what, source, model, workers=0) as examples:
-                next(examples)  # what is wrong with the data shows here
+            with feed(options, what, source, stand_in, workers=0) as examples:
+                next(examples)  # what is wrong with the data shows here, before a model is loaded
             content[what] = datasets.fingerprint(source)
             logger.info("%s: %s in %s", what, content[what], path)
     if data.zero_shot_path is not None:
         sources["classes"] = datasets.open_classes(data.zero_shot_path, split=data.zero_shot_split)
+        eqx_clip.Preprocess()(sources["classes"].images[0])
+    model = build(options, skeleton=True)
     train.check_same(**options.shared, examples=content)
 
     features = train.make_eval_step(mesh)
@@ -299,13 +311,9 @@ def main(options: Options) -> None:
     optimizer, schedule = make_optimizer(options, total)
     step = make_step(options, optimizer, model, mesh)
     setup = Setup(options, mesh, sources["train"], schedule, step, evaluation, total)
-    make_state = functools.partial(
-        train.init_state,
-        optimizer=optimizer,
-        key=jax.random.key(run.seed),
-        ema=options.optimizer.ema_decay is not None,
-        scale_loss=options.model.dtype == "float16",
-    )
+    also: Any = {"key": jax.random.key(run.seed), "ema": options.optimizer.ema_decay is not None}
+    also |= {"scale_loss": options.model.dtype == "float16"}
+    make_state = functools.partial(train.init_state, optimizer=optimizer, **also)
     if run.plan:
         plan = train.plan(model, make_state, step, mesh, batch_size=batch_size, total_steps=total)
         if first:
@@ -356,8 +364,8 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     return dataclasses.replace(model, logit_scale=scale, logit_bias=bias)
 
 
-def feed(options: Options, what: str, source: Any, model: eqx_clip.CLIP, **where: int):
-    """Batches of `what`, "train" or "valid"."""
+def feed(options: Options, what: str, source: Any, model: Any, **where: int):
+    """Batches of `what`, "train" or "valid", by the preprocessing and tokenizer of `model`."""
     data, of_model, training = options.data, model.preprocess, what == "train"
     crops: Any = {"scale": data.augment_scale, "draft": data.draft}
     augmented = eqx_clip.Augment(of_model.image_size, of_model.mean, of_model.std, **crops)
@@ -429,8 +437,7 @@ def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer)
         ready = train.prefetch(data, setup.mesh, text=state.model.text)
         stack.enter_context(contextlib.closing(ready))
         preemption = stack.enter_context(train.Preemption())
-        limits = {"limit": run.step_timeout, "first_limit": max(3600.0, run.step_timeout)}
-        watchdog = stack.enter_context(train.Watchdog(**limits))
+        watchdog = stack.enter_context(train.Watchdog(limit=run.step_timeout, first_limit=3600))
         profile = stack.enter_context(contextlib.ExitStack())
         first_profiled = max(start, min(start + 10, total - run.profile_steps))
         meter, before, lengths = train.Meter(), None, set()
@@ -445,9 +452,9 @@ def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer)
         for i, batch in enumerate(meter.waits(ready), start):
             if i and i % each_epoch == 0:  # here, so that a run stopped before it does it later
                 evaluate_after(i)
-            length = batch["tokens"].shape[1]  # each is compiled anew
-            watchdog.beat(f"step {i}", limit=None if length in lengths else watchdog.first_limit)
-            lengths.add(length)
+            compiles = batch["tokens"].shape[1] not in lengths
+            lengths.add(batch["tokens"].shape[1])
+            watchdog.beat(f"step {i}", limit=watchdog.first_limit if compiles else None)
             if run.profile_steps and i == first_profiled:
                 profile.enter_context(jax.profiler.trace(f"{checkpointer.folder}/profile"))
             if i == first_profiled + run.profile_steps:
@@ -461,14 +468,17 @@ def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer)
                 values = {name: float(value) for name, value in metrics.items()}
                 rate, speed = float(jnp.asarray(setup.schedule(i))), meter.read()
                 values |= {"learning_rate": rate, "chance": math.log(batch_size)}
-                values |= speed if i > start else {}  # compiling is no training
-                train.log_all(loggers, i, values)
+                train.log_all(loggers, i, values if compiles else values | speed)
+            if compiles:
+                jax.block_until_ready(metrics)
+                meter.reset()  # it is no training
             console.advance(i)
             stops = preemption.should_stop(done)
             if saves.due(done) or stops or done == total:
                 train.check_finite(*before, source.where, checkpointer)
                 watchdog.beat(f"the checkpoint of step {done}", limit=3600)
                 checkpointer.save(done, state)
+                meter.reset()
             if stops:
                 checkpointer.close()
                 sys.exit(0)

@@ -68,7 +68,9 @@ def test_temperature_is_the_learned_one_by_default_a_number_or_none(folder):
     assert np.abs(cosines).max() <= 1 + 1e-6
     learned = np.exp(float(eqx_clip.load(folder).logit_scale))
     np.testing.assert_allclose(scores(), softmax(learned * cosines), atol=1e-5)
-    np.testing.assert_allclose(scores(softmax_temp=3), softmax(3 * cosines), atol=1e-5)
+    for temperature in (3, np.float32(3), jnp.float32(3)):
+        found = scores(softmax_temp=temperature)
+        np.testing.assert_allclose(found, softmax(3 * cosines), atol=1e-5)
     assert np.abs(scores() - scores(softmax_temp=100.0)).max() > 1e-3
 
 
@@ -93,6 +95,9 @@ def test_bad_arguments_are_named(clip, folder):
         eqx_clip.CLIPInference("vit-base-patch23")
     with pytest.raises(ValueError, match="`softmax_temp` must be a finite number; got nan"):
         eqx_clip.CLIPInference(folder, softmax_temp=float("nan"))
+    for large in (1e39, 10**400):  # infinite in float32
+        with pytest.raises(ValueError, match="`softmax_temp` must be a finite number"):
+            eqx_clip.CLIPInference(folder, softmax_temp=large)
     with pytest.raises(ValueError):
         clip(pictures(1), [3])
     with pytest.raises(ValueError, match="Expected several images in a list; got None"):

@@ -565,8 +565,10 @@ def test_a_type_that_numpy_does_not_have_is_named(dtype, tmp_path):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: eqx_clip.load(None), "`source` must be a string or a path; got None"),
-        (lambda: eqx_clip.load(NANO, 3), "`tag` must be a string or a path; got 3"),
+        (lambda: eqx_clip.load(None), "`source` must be a name or a path; got None"),
+        (lambda: eqx_clip.load(""), "`source` must be a name or a path; got ''"),
+        (lambda: eqx_clip.load(NANO, ""), "`tag` must be a name or a path; got ''"),
+        (lambda: eqx_clip.load(NANO, 3), "`tag` must be a name or a path; got 3"),
         (lambda: eqx_clip.create(5, key=jax.random.key(0)), "Expected a name, a CLIPConfig"),
         (lambda: eqx_clip.create(NANO, key=jax.random.key(0), dtype="float12"), "'float12'"),
         (lambda: eqx_clip.load("VIT_BASE_PATCH32x"), "Did you mean 'vit-base-patch32'"),
@@ -921,7 +923,10 @@ def test_create_depends_on_nothing_but_configuration_and_key():
     [
         ({"name_or_config": "vit-base-patch23"}, r"Did you mean 'vit-base-patch32'"),
         ({"name_or_config": {"embed_dim": 3}}, "has no 'vision_cfg'"),
-        ({"dtype": "int8"}, "must be of floats"),
+        ({"dtype": "int8"}, "`dtype` must be of floats, one of 'float32', 'bfloat16', "),
+        ({"dtype": "float8_e5m2"}, "`dtype` must be of floats"),
+        ({"dtype": "flaot32"}, "`dtype` must be of floats"),
+        ({"dtype": None}, "`dtype` must be of floats"),
         ({"image_size": 4}, "must hold at least one patch"),
         ({"init_logit_scale": float("nan")}, "`init_logit_scale` must be a finite number"),
         ({"init_logit_bias": float("inf")}, "`init_logit_bias` must be a finite number"),

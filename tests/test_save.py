@@ -313,6 +313,14 @@ def test_a_failure_leaves_the_old_model_and_nothing_else(step, error, model, tmp
     assert bitwise_equal(eqx_clip.load(tmp_path), model)
 
 
+def test_a_full_disk_is_an_oserror(model, tmp_path, monkeypatch):
+    full = safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+    fail_at_call(monkeypatch, safetensors.numpy, "save_file", 1, full)
+    with pytest.raises(OSError, match=r"cannot be written to .*: I/O error: No space left"):
+        eqx_clip.save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_leaves_no_part_of_a_first_model(model, tmp_path, monkeypatch):
     fail_at_call(monkeypatch, os, "replace", 1, OSError(28, "No space left on device"))
     with pytest.raises(OSError, match="No space left"):

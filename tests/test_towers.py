@@ -11,7 +11,7 @@ from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, features, images_for
 from jax import Array
 from PIL import Image
 
-from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig, _layers
+from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig, _layers, train
 
 
 TEXTS = ["a dog", "", "two dogs and a cat " * 9]
@@ -425,6 +425,69 @@ def test_a_row_cut_to_its_used_length_gives_the_same_feature(model, tokens):
         assert close(model.text(row[:length]), model.text(row))
     with pytest.raises(ValueError, match="this text tower's vocabulary; got 0 to 50000"):
         model.text.used_lengths(np.array([[0, 50000]]))
+
+
+class Twice(eqx.Module):
+    """A user's own part in place of one of a tower's."""
+
+    inner: eqx.Module
+
+    def __call__(self, x):
+        return 2 * self.inner(x)
+
+
+class Mixing(Twice):
+    """An MLP in which tokens meet."""
+
+    def __call__(self, x):
+        return self.inner(x) + x.mean(0)
+
+
+class Doubled(_layers.Attention):
+    """An attention that inherits everything but what it computes."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def doubled(attn):
+    new = object.__new__(Doubled)
+    for name in ("qkv", "out", "num_heads", "causal"):
+        object.__setattr__(new, name, getattr(attn, name))
+    return new
+
+
+PARTS = {
+    "attention": (lambda tower: tower.stack.block.attn, Twice),
+    "subclass": (lambda tower: tower.stack.block.attn, doubled),
+    "mlp": (lambda tower: tower.stack.block.mlp, Mixing),
+    "block": (lambda tower: tower.stack.block, Twice),
+    "stack": (lambda tower: tower.stack, lambda stack: eqx.nn.Sequential([stack[0], stack[1]])),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_a_users_own_changes_what_the_tower_gives(model, image, tokens, part):
+    # The last block is computed for one token only where that is known to be the same.
+    where, own = PARTS[part]
+    images, texts = (
+        eqx.tree_at(where, tower, replace_fn=own) for tower in (model.image, model.text)
+    )
+    assert close(images(image), images.features(image)[0] @ images.proj)
+    for row in tokens:
+        assert close(texts(row), texts.features(row)[np.argmax(row)] @ texts.proj)
+    assert texts.used_lengths(tokens).tolist() == [tokens.shape[1]] * len(tokens)
+
+
+def test_a_step_trains_an_attention_of_a_users_own(model, image, tokens):
+    where, own = PARTS["attention"]
+    model = eqx.tree_at(lambda model: where(model.image), model, replace_fn=own)
+    optimizer = train.adamw(1e-3)
+    batch = {"image": image[None], "tokens": tokens[:1]}
+    for remat in ("none", "full"):
+        state = train.init_state(model, optimizer)
+        _, metrics = train.make_train_step(optimizer, remat=remat)(state, batch)
+        assert np.isfinite(metrics["grad_norm"])
 
 
 @pytest.fixture

@@ -68,6 +68,9 @@ def folder(tmp_path_factory) -> Path:
     (folder / "quick.json").write_text(json.dumps({**MODEL, "quick_gelu": True}))
     darker = {"model_cfg": MODEL, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
     (folder / "darker.json").write_text(json.dumps(darker))
+    for name in ("cat", "dog"):
+        (folder / "broken" / name).mkdir(parents=True)
+        (folder / "broken" / name / "0.jpg").write_bytes(b"none")
     return folder
 
 
@@ -409,6 +412,12 @@ def test_float16_and_zero_shot_accuracy(folder):
         ({"resume_from_checkpoint": "x"}, "refused"),
         ({"checkpoint_freq": -1}, "--checkpoint-freq must be at least 0; got -1."),
         ({"accumulate": 0}, "--accumulate must be at least 1; got 0."),
+        ({"beta2": 1.0}, "--beta2 must be less than 1; got 1.0."),
+        ({"step_timeout": 0.0}, "--step-timeout must be more than 0; got 0.0."),
+        ({"checkpoint_minutes": 0.0}, "--checkpoint-minutes must be more than 0; got 0.0."),
+        ({"export_dir": "train.csv"}, "--export-dir must be a folder; train.csv is a file."),
+        ({"train_path": "trian.csv", "pretrained": "nothing"}, "trian.csv"),
+        ({"zero_shot_path": "broken"}, "cannot be read"),
         ({"learning_rate": math.nan}, "--learning-rate"),
         ({"train_path": None, "valid_path": "valid.csv", "plan": True}, "--train-path"),
         ({"model_name": "hf-hub:nobody/nothing"}, "nobody/nothing/open_clip_config.json"),

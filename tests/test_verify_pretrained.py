@@ -311,6 +311,17 @@ def test_a_limit_takes_the_first_images_and_allows_for_the_sample(world, registe
     assert run("--limit", 0)[0] == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--batch-size", 0), ("--picture", "missing.png"), ("--json", "no/where.json")],
+    ids=lambda arguments: arguments[0],
+)
+def test_mistakes_are_told_before_weights_are_fetched(world, register, run, monkeypatch, arguments):
+    register(ROW, published=0.95)
+    monkeypatch.setattr(verify_pretrained, "verify", None)
+    assert run(*arguments)[0] == 2
+
+
 def test_every_row_of_the_registry_has_a_published_number():
     assert set(verify_pretrained.PUBLISHED) == set(eqx_clip.list_pretrained())
     assert all(0.8 < number < 1 for number in verify_pretrained.PUBLISHED.values())

@@ -50,6 +50,8 @@ def test_many_prompts_give_what_few_at_a_time_give(model):
         (["cat"], ["a {} and {x}"], "and no other braces"),
         (["cat"], ["a {{}} x"], r"must have a '\{\}'"),
         (["cat"], ["a {"], r"must have a '\{\}'"),
+        (["cat"], ["a {0.name}"], r"must have a '\{\}'"),
+        (["cat"], ["a {0[a]}"], r"must have a '\{\}'"),
     ],
 )
 def test_bad_arguments_are_named(model, names, templates, message):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,10 @@ from jax import Array
 from jaxtyping import DTypeLike
 
 from ._types import AnyArray, Input
+
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def check_image(image: Input, size: tuple[int, int] | None) -> Array:
@@ -128,10 +132,14 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def as_finite(name: str, value: Any) -> float:
-    """`value` as a `float`, or a `ValueError` if it is not a finite number."""
-    if not isinstance(value, Real) or not math.isfinite(value):
+    """`value`, a number or an array of no axes, as a `float`, or a `ValueError` if it is not
+    finite in float32."""
+    number = value.item() if isinstance(value, AnyArray) and value.ndim == 0 else value
+    # Compared, since `math.isfinite` raises for an integer beyond floats.
+    is_finite = isinstance(number, Real) and -_FLOAT32_MAX <= cast(float, number) <= _FLOAT32_MAX
+    if not is_finite:
         raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
-    return float(value)
+    return float(number)
 
 
 def as_positive(name: str, value: Any) -> float:
@@ -157,13 +165,14 @@ def _is_whole(value: Any, *, least: int) -> bool:
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype:
-    """`dtype`, if arrays of it can be made; else `ValueError`."""
+    """`dtype`, if towers compute in it; else `ValueError`."""
     try:
-        found = jnp.dtype(dtype)
+        found = None if dtype is None else jnp.dtype(dtype)
     except TypeError:
         found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(f"`dtype` must be of floats, such as 'bfloat16'; got {dtype!r}.")
+    if found is None or found.name not in _DTYPES:
+        names = ", ".join(map(repr, _DTYPES))
+        raise ValueError(f"`dtype` must be of floats, one of {names}; got {dtype!r}.")
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise ValueError(
             "`dtype=float64` needs JAX's 64-bit mode: "

@@ -13,7 +13,7 @@ from jaxtyping import DTypeLike, Float
 from ._checks import as_finite
 from ._embed import embed_images, embed_texts, is_one_image
 from ._load import create, load
-from ._types import ImageLike, Number, TextLike
+from ._types import AnyArray, ImageLike, Real, TextLike
 
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class CLIPInference:
         model_name: str | os.PathLike[str],
         pretrained: Pretrained = True,
         *,
-        softmax_temp: Number | str | None = "learned",
+        softmax_temp: Real | AnyArray | str | None = "learned",
         dtype: DTypeLike = jnp.float32,
     ):
         """**Arguments:**
@@ -54,7 +54,8 @@ class CLIPInference:
         """
         if not isinstance(pretrained, str | bool):
             raise ValueError(f"`pretrained` must be a tag, True or False; got {pretrained!r}.")
-        if softmax_temp not in ("learned", None):
+        is_learned = isinstance(softmax_temp, str) and softmax_temp == "learned"
+        if softmax_temp is not None and not is_learned:
             softmax_temp = as_finite("softmax_temp", softmax_temp)
         if pretrained is False:
             warnings.warn(

@@ -167,9 +167,9 @@ def _find(
     cache_dir: str | os.PathLike[str] | None,
     revision: str | None,
 ) -> Found:
-    for argument, value in (("source", source), ("tag", "" if tag is None else tag)):
-        if not isinstance(value, str | os.PathLike):
-            raise ValueError(f"`{argument}` must be a string or a path; got {value!r}.")
+    for argument, value in (("source", source), ("tag", "none" if tag is None else tag)):
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            raise ValueError(f"`{argument}` must be a name or a path; got {value!r}.")
     name = os.fspath(source)
     if name.startswith("hf-hub:"):
         _refuse(tag=tag, where="a repository of the hub")

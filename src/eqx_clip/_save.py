@@ -34,8 +34,10 @@ def save(model: Model, folder: str | os.PathLike[str]) -> None:
     by one renaming once the new one is written whole, so that whenever the process ends, `load`
     finds the one or the other. Raises `ValueError`, before anything is written, for what is no
     `CLIP`, for a folder far away (`train.export` writes there), and for towers and sizes that
-    OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model).
+    OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model); `OSError` where the
+    folder cannot be written to, such as on a full disk.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if not isinstance(model, CLIP):
@@ -52,7 +54,11 @@ def save(model: Model, folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _draft(folder) as draft:
-        save_file(tensors, draft / WEIGHT_FILES[0], metadata={"format": "pt", CONFIG_FILE: text})
+        metadata = {"format": "pt", CONFIG_FILE: text}
+        try:
+            save_file(tensors, draft / WEIGHT_FILES[0], metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"The weights cannot be written to {folder}: {error}") from error
         (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
         shutil.copymode(draft / CONFIG_FILE, draft / WEIGHT_FILES[0])

@@ -75,11 +75,18 @@ def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
 
 
 def stack_at(
-    stack: Stack[Any], x: Float[Array, "tokens width"], i: Index
+    stack: Callable[[Array], Array], x: Float[Array, "tokens width"], i: Index
 ) -> Float[Array, " width"]:
-    """`stack(x)[i]`, the last block computed for that token only, by its method `at`."""
+    """`stack(x)[i]`, the last block computed for that token only, if it has a method `at`."""
+    if not isinstance(stack, Stack):  # a user has put another in its place
+        return stack(x)[i]
     weights, rest = eqx.partition(stack.block, eqx.is_inexact_array)
     return _at(weights, rest, _widened(x, stack.block), jnp.asarray(i))
+
+
+def block_at(block: Any, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
+    """`block(x)[i]`, by its method `at` if it has one."""
+    return block.at(x, i) if hasattr(block, "at") else block(x)[i]
 
 
 @jax.custom_jvp
@@ -90,7 +97,7 @@ def _at(weights: PyTree, rest: PyTree, x: Array, i: Int[Array, ""]) -> Array:
 
     depth = _depth(weights)
     x, _ = jax.lax.scan(step, x, jnp.arange(depth - 1))
-    return _nth(weights, rest, depth - 1).at(x, i)
+    return block_at(_nth(weights, rest, depth - 1), x, i)
 
 
 @_at.defjvp
@@ -118,7 +125,7 @@ def _at_jvp(primals, tangents):
 
     (x, d_x), _ = jax.lax.scan(step, (x, d_x), (jnp.arange(depth - 1), d_lower))
     d_block = jax.tree.map(lambda leaf: leaf[0], d_last)
-    return _jvp(lambda block, x: block.at(x, i), weights, rest, depth - 1, x, d_block, d_x)
+    return _jvp(lambda block, x: block_at(block, x, i), weights, rest, depth - 1, x, d_block, d_x)
 
 
 def _jvp(

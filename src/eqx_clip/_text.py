@@ -89,13 +89,14 @@ class TextTransformer(eqx.Module):
         """How many tokens of each row its feature depends on: those up to the end of text.
 
         Attention is causal and the feature is read there, so rows cut to this length, or to any
-        greater one, give the same feature. Where blocks of yours are not causal, and of a subclass,
-        which may read the feature elsewhere, all count. Raises `ValueError` for ids outside the
-        vocabulary.
+        greater one, give the same feature. All count where that is not known: with an attention, an
+        MLP or a block of yours, and in a subclass, which may read the feature elsewhere. Raises
+        `ValueError` for ids outside the vocabulary.
         """
         check_ids(tokens, self.config.vocab_size)
-        attention = getattr(getattr(self.stack, "block", None), "attn", None)
-        if type(self) is TextTransformer and getattr(attention, "causal", False):
+        block = getattr(self.stack, "block", None)
+        standard = isinstance(block, Block) and block.is_standard and block.attn.causal
+        if type(self) is TextTransformer and standard:
             return np.argmax(tokens, axis=-1) + 1
         return np.full(tokens.shape[:-1], tokens.shape[-1])
 

@@ -56,7 +56,7 @@ def _prompt(template: Template, name: str) -> str:
         return template(name)
     try:
         prompt, other = template.format(name), template.format(f"{name}?")
-    except (IndexError, KeyError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         prompt = other = ""
     if prompt == other:
         raise ValueError(

@@ -38,8 +38,9 @@ def make_mesh(
     - `data`: None takes what `fsdp` leaves of the devices.
     - `devices`: by default all, of all processes.
 
-    Raises `ValueError` for a mesh larger than the devices, for one that leaves a process without
-    devices, and for numbers that are not positive.
+    Raises `ValueError` for a mesh larger than the devices, for one that takes more of some process
+    than of another, since each gives the same part of a batch, and for numbers that are not
+    positive.
     """
     devices = list(jax.devices() if devices is None else devices)
     if data is None and fsdp >= 1:
@@ -56,11 +57,15 @@ def make_mesh(
         raise ValueError(
             f"A mesh of data={data} x fsdp={fsdp} needs {count} devices; there are {len(devices)}."
         )
-    idle = {device.process_index for device in devices[count:]}
-    if idle - {device.process_index for device in devices[:count]}:
+    taken = dict.fromkeys((device.process_index for device in devices), 0)
+    for device in devices[:count]:
+        taken[device.process_index] += 1
+    if len(set(taken.values())) > 1:
+        numbers = ", ".join(map(str, taken.values()))
         raise ValueError(
-            f"A mesh of data={data} x fsdp={fsdp} takes {count} of {len(devices)} devices and "
-            "leaves some process with none. Take all devices."
+            f"A mesh of data={data} x fsdp={fsdp} takes {numbers} devices of the processes, in "
+            f"order: it must take as many of each. There are {len(devices)}: take all, and start "
+            "processes with as many devices each."
         )
     grid = np.asarray(devices[:count], dtype=object).reshape(data, fsdp)
     # Equinox's layers do not compute with axes of the explicit kind.

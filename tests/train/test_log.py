@@ -224,12 +224,15 @@ def test_a_terminal_has_a_bar_with_what_matters():
 def test_a_file_has_lines_with_the_remaining_time():
     stream, clock = io.StringIO(), Clock()
     console = train.Console(100, start_step=10, stream=stream, process_index=0, clock=clock)
-    clock.now += 80
+    clock.now += 1000  # the first step is compiled
+    console.log(10, {"loss": 5.0})
+    console.advance(10)
+    clock.now += 78
     console.advance(30)
     console.log(49, METRICS)
     console.close()
     expected = "step 50/100, loss 2.346, 1,234 images/s, data wait 3%, 01:40 left\n"
-    assert stream.getvalue() == expected
+    assert stream.getvalue() == f"step 11/100, loss 5\n{expected}"
 
 
 def test_other_processes_print_nothing():

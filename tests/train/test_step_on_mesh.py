@@ -331,6 +331,24 @@ def test_meshes_that_cannot_be_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("devices", "data", "message"),
+    [
+        ((2, 2), 3, "takes 2, 1 devices of the processes"),
+        ((2, 2), 2, "takes 2, 0 devices of the processes"),
+        ((2, 1), None, "takes 2, 1 devices of the processes"),
+    ],
+)
+def test_every_process_gives_a_mesh_as_many_devices(devices, data, message):
+    given = [
+        types.SimpleNamespace(process_index=process)
+        for process, count in enumerate(devices)
+        for _ in range(count)
+    ]
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(data, devices=given)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"loss": "siglip"}, "needs a model with a bias"),
@@ -372,7 +390,7 @@ def test_what_is_trainable_of_another_model_is_refused():
         ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and less than 1"),
         ({"patch_dropout": 1.0}, "`patch_dropout` must be at least 0 and less than 1"),
         ({"accumulate": 0}, "accumulate"),
-        ({"dtype": "int8"}, "`dtype` must be of floats, such as 'bfloat16'; got 'int8'"),
+        ({"dtype": "int8"}, "`dtype` must be of floats, one of .*; got 'int8'"),
         ({"dtype": "float61"}, "got 'float61'"),
     ],
 )

@@ -22,8 +22,9 @@ def write_tfrecords(
     """Writes the examples to `00000.tfrecord`, `00001.tfrecord`, ..., as img2dataset does.
 
     Each record is a `tf.train.Example` of byte strings: `key`, the example's number of nine digits;
-    `txt`; and the image as it is stored, under the format of the first image (`jpg`, `png`,
-    `webp`), whatever the others are. `TFRecordBuilder` reads them back byte for byte.
+    the text as `txt` and as `caption`; and the image as it is stored, under the format of the first
+    image (`jpg`, `png`, `webp`), whatever the others are. `TFRecordBuilder` reads them back
+    byte for byte.
 
     **Arguments:**
 
@@ -83,7 +84,7 @@ def _records(source: Any, name: str, indices: range) -> Iterator[bytes]:
         example, record = source[i], messages.Example()
         values = {
             "key": f"{i:09}".encode(),
-            "txt": example["text"].encode(),
+            **dict.fromkeys(("txt", "caption"), example["text"].encode()),
             name: _bytes(source, i, example["image"]),
         }
         for key, value in values.items():

@@ -37,14 +37,15 @@ class Console:
         """
         self._stream = sys.stderr if stream is None else stream
         self._process = jax.process_index() if process_index is None else process_index
-        self._total, self._start, self._clock = total_steps, start_step, clock
-        self._started = clock()
+        self._total, self._clock = total_steps, clock
+        self._begun: tuple[int, float] | None = None  # the first step that was seen, and when
         self._bar = None
         if self._process == 0 and self._stream.isatty():
             self._bar = _bar(total_steps, start_step, self._stream)
 
     def advance(self, step: int) -> None:
         """Moves the bar: the step of that number, counted from 0, is taken."""
+        self._begun = self._begun or (step, self._clock())
         if self._bar is not None:
             self._bar.update(step + 1 - self._bar.n)
 
@@ -56,7 +57,8 @@ class Console:
             self.advance(step)
         else:
             done = f"step {step + 1:,}/{self._total:,}"
-            self.write(", ".join([done, *_progress(metrics), f"{self._remaining(step)} left"]))
+            self.write(", ".join([done, *_progress(metrics), *self._remaining(step)]))
+            self.advance(step)
 
     def write(self, text: str) -> None:
         """A line, above the bar, by the first process."""
@@ -71,11 +73,14 @@ class Console:
         if self._bar is not None:
             self._bar.close()
 
-    def _remaining(self, step: int) -> str:
+    def _remaining(self, step: int) -> Iterator[str]:
+        """By the steps after the first, which compiles."""
         from tqdm import tqdm
 
-        each = (self._clock() - self._started) / (step + 1 - self._start)
-        return tqdm.format_interval(each * (self._total - step - 1))
+        if self._begun is not None and step > self._begun[0]:
+            first, begun = self._begun
+            each = (self._clock() - begun) / (step - first)
+            yield f"{tqdm.format_interval(each * (self._total - step - 1))} left"
 
 
 def _bar(total_steps: int, start_step: int, stream: Any) -> Any:

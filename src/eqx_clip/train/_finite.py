@@ -1,5 +1,6 @@
 """The end of a run whose loss or gradient is no number any more."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 
@@ -26,6 +27,8 @@ def check_finite(
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     if math.isfinite(loss) and (math.isfinite(norm) or "loss_scale" in metrics):
         return
+    with contextlib.suppress(RuntimeError):  # of a failed save, which is logged
+        checkpointer.wait()
     latest = checkpointer.latest()
     good = f"The last good checkpoint, of step {latest}, is"
     if latest is None:

@@ -18,7 +18,7 @@ from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from .._checks import check_dtype
 from .._clip import CLIP, unit
-from .._stack import Index, Policy, Stack
+from .._stack import Index, Policy, Stack, block_at
 from .._types import AnyArray, Remat
 from ..sharding import Rule, copies, shardings
 
@@ -161,8 +161,7 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
 
     def at(self, x: Array, i: Index) -> Array:
         def gathered(block: BlockT, x: Array, i: Index) -> Array:
-            whole: Any = self._gathered(block)
-            return whole.at(x, i)
+            return block_at(self._gathered(block), x, i)
 
         return jax.checkpoint(gathered, policy=self.policy)(self.block, x, i)
 

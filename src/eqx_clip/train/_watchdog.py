@@ -31,14 +31,15 @@ class Watchdog:
     **Arguments:**
 
     - `limit`: seconds from one `beat` to the next.
-    - `first_limit`: seconds from the first `beat` to the second, in which JAX compiles.
+    - `first_limit`: seconds from the first `beat` to the second, in which JAX compiles; no fewer
+      than `limit`.
     """
 
     def __init__(self, *, limit: Real, first_limit: Real) -> None:
         for name, value in (("limit", limit), ("first_limit", first_limit)):
             if not value > 0:
                 raise ValueError(f"`{name}={value}` must be a number of seconds, more than 0.")
-        self.limit, self.first_limit = limit, first_limit
+        self.limit, self.first_limit = limit, max(limit, first_limit)
         self._beats = 0
         self._begun: tuple[str, float, Real] | None = None  # what, when, and how long it may take
         self._changed = threading.Condition()
