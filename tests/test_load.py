@@ -926,7 +926,6 @@ def test_create_depends_on_nothing_but_configuration_and_key():
         ({"dtype": "int8"}, "`dtype` must be of floats, one of 'float32', 'bfloat16', "),
         ({"dtype": "float8_e5m2"}, "`dtype` must be of floats"),
         ({"dtype": "flaot32"}, "`dtype` must be of floats"),
-        ({"dtype": None}, "`dtype` must be of floats"),
         ({"image_size": 4}, "must hold at least one patch"),
         ({"init_logit_scale": float("nan")}, "`init_logit_scale` must be a finite number"),
         ({"init_logit_bias": float("inf")}, "`init_logit_bias` must be a finite number"),

@@ -462,7 +462,7 @@ PARTS = {
     "subclass": (lambda tower: tower.stack.block.attn, doubled),
     "mlp": (lambda tower: tower.stack.block.mlp, Mixing),
     "block": (lambda tower: tower.stack.block, Twice),
-    "stack": (lambda tower: tower.stack, lambda stack: eqx.nn.Sequential([stack[0], stack[1]])),
+    "stack": (lambda tower: tower.stack, Twice),
 }
 
 
@@ -477,6 +477,13 @@ def test_a_part_of_a_users_own_changes_what_the_tower_gives(model, image, tokens
     for row in tokens:
         assert close(texts(row), texts.features(row)[np.argmax(row)] @ texts.proj)
     assert texts.used_lengths(tokens).tolist() == [tokens.shape[1]] * len(tokens)
+
+
+def test_a_linear_layer_of_a_users_own_leaves_texts_cut(model, tokens):
+    text = eqx.tree_at(lambda tower: tower.stack.block.attn.qkv, model.text, replace_fn=Twice)
+    assert text.used_lengths(tokens).tolist() == [4, 2, 13]
+    for row in tokens:
+        assert close(text(row), text.features(row)[np.argmax(row)] @ text.proj)
 
 
 def test_a_step_trains_an_attention_of_a_users_own(model, image, tokens):

@@ -417,7 +417,7 @@ def test_float16_and_zero_shot_accuracy(folder):
         ({"checkpoint_minutes": 0.0}, "--checkpoint-minutes must be more than 0; got 0.0."),
         ({"export_dir": "train.csv"}, "--export-dir must be a folder; train.csv is a file."),
         ({"train_path": "trian.csv", "pretrained": "nothing"}, "trian.csv"),
-        ({"zero_shot_path": "broken"}, "cannot be read"),
+        ({"zero_shot_path": "broken"}, "0.jpg' is not an image"),
         ({"learning_rate": math.nan}, "--learning-rate"),
         ({"train_path": None, "valid_path": "valid.csv", "plan": True}, "--train-path"),
         ({"model_name": "hf-hub:nobody/nothing"}, "nobody/nothing/open_clip_config.json"),
