@@ -173,7 +173,7 @@ class Run:
     """Say what the run would take, and train nothing."""
 
 
-# Those without which a run that goes on would not take the same steps.
+# Options that must be equal for a run to go on, since its steps would not be the same.
 OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
 OF_DATA = ("global_batch_size", "augment_scale", "draft")
 # Those that may differ between processes: where they are, and where they find and keep things.
@@ -188,9 +188,9 @@ LEAST = {
     **dict.fromkeys(("workers", "lock_image", "lock_text", "n_warmup_steps", "seed"), 0),
     **dict.fromkeys(("log_freq", "checkpoint_freq", "profile_steps"), 0),
     **dict.fromkeys(("learning_rate", "warmup_init", "weight_decay", "grad_clip_norm"), 0),
-    **dict.fromkeys(("beta1", "beta2", "patch_dropout", "ema_decay"), 0),
+    **dict.fromkeys(("beta1", "beta2"), 0),
 }
-BELOW_ONE = ("beta1", "beta2", "patch_dropout", "ema_decay")
+BELOW_ONE = ("beta1", "beta2")
 ABOVE_ZERO = ("checkpoint_minutes", "step_timeout")
 FOLDERS = ("checkpoint_dir", "export_dir")
 

@@ -164,20 +164,20 @@ def test_a_warmup_longer_than_the_training_is_refused(make):
     [
         (
             lambda: train.constant_schedule(1e-3, warmup_steps=-3),
-            "`warmup_steps` must be .* at least 0; got -3",
+            "`warmup_steps` must be a whole number of at least 0; got -3",
         ),
         (
             lambda: train.cosine_schedule(1e-3, total_steps=9, warmup_steps=-1),
-            "`warmup_steps` must be .* at least 0; got -1",
+            "`warmup_steps` must be a whole number of at least 0; got -1",
         ),
         (lambda: train.cosine_schedule(1e-3, total_steps=0), "`total_steps`"),
         (
             lambda: train.cooldown_schedule(1e-3, total_steps=9, cooldown_steps=-2),
-            "`cooldown_steps` must be .* at least 0; got -2",
+            "`cooldown_steps` must be a whole number of at least 0; got -2",
         ),
         (
             lambda: train.cooldown_schedule(1e-3, total_steps=9, cooldown_steps=4, warmup_steps=-3),
-            "`warmup_steps` must be .* at least 0; got -3",
+            "`warmup_steps` must be a whole number of at least 0; got -3",
         ),
         (lambda: train.adamw(1e-3, layer_decay=-0.5), "`layer_decay` must be a number above 0"),
         (lambda: train.adamw(1e-3, layer_decay=0), "`layer_decay` must be a number above 0"),

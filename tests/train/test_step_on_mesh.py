@@ -390,7 +390,11 @@ def test_what_is_trainable_of_another_model_is_refused():
         ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and less than 1"),
         ({"patch_dropout": 1.0}, "`patch_dropout` must be at least 0 and less than 1"),
         ({"accumulate": 0}, "accumulate"),
-        ({"dtype": "int8"}, "`dtype` must be of floats, one of .*; got 'int8'"),
+        (
+            {"dtype": "int8"},
+            "`dtype` must be of floats, one of "
+            "'float32', 'bfloat16', 'float16', 'float64'; got 'int8'",
+        ),
         ({"dtype": "float61"}, "got 'float61'"),
     ],
 )

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
-from .._checks import check_dtype
+from .._checks import check_choice, check_dtype
 from .._clip import CLIP, unit
 from .._stack import Index, Policy, Stack, block_at
 from .._types import AnyArray, Remat
@@ -59,9 +59,7 @@ class Forward:
     trainable: PyTree | None = None
 
     def __post_init__(self):
-        if self.remat not in _POLICIES:
-            names = ", ".join(map(repr, _POLICIES))
-            raise ValueError(f"`remat` must be one of {names}; got {self.remat!r}.")
+        check_choice("remat", self.remat, tuple(_POLICIES))
         if self.dtype is not None:
             check_dtype(self.dtype)
 
