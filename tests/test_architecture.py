@@ -18,7 +18,8 @@ LAYERS = [
     {"_loss", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip", "data._source"},
-    {"data._loader", "data._shards", "data._table"},
+    {"data._csv", "data._jsonl", "data._parquet", "data._loader", "data._shards"},
+    {"data._table"},
     {"data._tfrecord", "data._webdataset", "data._workers"},
     {"data._batches", "data._builders", "data._tfds", "data._write"},
     {"data._classes", "data._fingerprint", "data._open", "data._report"},
@@ -58,7 +59,8 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
-            found.add(".".join((*base, *(node.module or "").split("."))).strip("."))
+            modules = [node.module] if node.module else [alias.name for alias in node.names]
+            found.update(".".join((*base, module)) for module in modules)
     return found
 
 

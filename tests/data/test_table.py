@@ -112,12 +112,21 @@ def test_one_table_is_read_alike_from_every_format(tmp_path, name, data):
     [
         ("table.jsonl", as_json([{"image": "0.jpg", "text": None}, {"image": "1.jpg"}])),
         ("table.parquet", as_parquet([{"image": "0.jpg", "text": None}])),
-        ("table.csv", "image,text\n0.jpg,\n"),
     ],
 )
-def test_a_text_that_is_missing_is_empty(tmp_path, name, data):
+def test_a_text_that_is_missing_is_none(tmp_path, name, data):
     path = written(tmp_path, name, data)
-    assert set(texts(TableSource(path))) == {""}
+    assert set(texts(TableSource(path))) == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("table.jsonl", as_json), ("table.parquet", as_parquet)]
+)
+def test_a_list_is_several_texts_of_one_image(tmp_path, name, write):
+    lists = [["a", "b", "c"], ["d"], [], None, ["e", None, ""], [None]]
+    data = write([{"image": f"{i}.jpg", "text": texts} for i, texts in enumerate(lists)])
+    expected = [["a", "b", "c"], "d", None, None, ["e", ""], None]
+    assert texts(TableSource(written(tmp_path, name, data))) == expected
 
 
 def test_keys_choose_among_columns(tmp_path):
@@ -176,12 +185,21 @@ MANY = "".join(f"{i}.jpg,caption {i}\n" for i in range(9000))
         ("t.csv.gz", gzip.compress((HEAD + MANY).encode())[:-100], r"cannot be read.*ended before"),
         ("t.jsonl", "", r"is empty: expected a table"),
         ("t.jsonl", as_json([{"url": "a", "alt": "b"}]), r"'url', 'alt', none may be the image"),
-        ("t.jsonl", as_json([{"image": "a", "text": 1}]), r"string to number in row 0"),
-        ("t.jsonl", as_json([{"image": "a", "text": ["b"]}]), r"string to array in row 0"),
+        (
+            "t.jsonl",
+            as_json([{"image": "a", "text": 1}]),
+            r"'text' must hold text; on line 1 .* int",
+        ),
+        ("t.jsonl", as_json([{"image": "a", "text": ["b", 1]}]), r"'text' must hold text.* int"),
+        ("t.jsonl", as_json([{"image": ["a"], "text": "b"}]), r"'image' must hold text.* list"),
         ("t.jsonl", as_json(ROWS) + b'\n{"filepath": "a", "ti', r"cannot be read as a table"),
-        ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "a', r"cannot be read.*JSON parse error"),
+        ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "a', r"Line 261 is no JSON"),
         ("t.jsonl", as_json([ROWS]), r"Expected one JSON object a line"),
-        ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "\xe9"}', r"UTF8 sequence at .* 260"),
+        (
+            "t.jsonl",
+            as_json(ROWS * 20) + b'\n{"title": "\xe9"}',
+            r"Line 261 is no JSON in UTF-8.*0xe9",
+        ),
         ("t.parquet", "", r"Parquet file size is 0"),
         ("t.parquet", as_parquet(ROWS)[:-9], r"cannot be read as a table.*magic bytes"),
         ("t.parquet", as_parquet(ROWS).replace(b"\x15", b"\x16"), r"cannot be read as a .* thrift"),

@@ -147,6 +147,18 @@ def opened(url: str) -> Any:
     return filesystem.open(path, "rb", cache_type="readahead", block_size=8 << 20)
 
 
+def ending(name: str) -> str:
+    """The format that a file's name tells, without that of its compression."""
+    parts = name.lower().removesuffix(".gz").rsplit(".", 1)
+    return parts[-1] if len(parts) == 2 else ""
+
+
+def unpacked(file: File) -> Any:
+    """A binary stream of a file's content, without its compression."""
+    opened: Any = fsspec.open(file.url, "rb", compression="infer")
+    return opened.open()
+
+
 def digest(*facts: Any) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 

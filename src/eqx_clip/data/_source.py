@@ -13,10 +13,19 @@ from ._files import normalized
 
 
 class Example(TypedDict):
-    """One image as it is stored (JPEG, PNG, WebP, ...) and one text."""
+    """One image as it is stored (JPEG, PNG, WebP, ...) and its text.
+
+    Several texts of one image are a list; None is no text at all.
+    """
 
     image: bytes
-    text: str
+    text: str | list[str] | None
+
+
+def text_of(texts: Sequence[str | None] | None) -> str | list[str] | None:
+    """What an example has of the texts that are stored for it: one as it is, several as a list."""
+    found = [text for text in texts or () if text is not None]
+    return found if len(found) > 1 else next(iter(found), None)
 
 
 class AbstractSource(abc.ABC):
