@@ -13,7 +13,8 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types", "train._facts"},
-    {"_stack", "data._files", "data._index", "data._order"},
+    {"_stack", "data._captions", "data._fields", "data._files", "data._order"},
+    {"data._index"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
     {"_loss", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},
@@ -22,7 +23,7 @@ LAYERS = [
     {"data._table"},
     {"data._tfrecord", "data._webdataset", "data._workers"},
     {"data._batches", "data._builders", "data._tfds", "data._write"},
-    {"data._classes", "data._fingerprint", "data._open", "data._report"},
+    {"data._classes", "data._fingerprint", "data._open", "data._pairs", "data._report"},
     {"data._show"},
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},

@@ -152,6 +152,19 @@ def test_image_paths_are_relative_to_the_table_absolute_or_far_away(tmp_path, mo
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "write"), [("table.jsonl", as_json), ("table.parquet", as_parquet)]
+)
+def test_a_text_may_be_a_field_of_an_object(tmp_path, name, write):
+    rows = [{"image": "0.jpg", "meta": {"en": {"text": text}, "id": 1}} for text in ("a", None)]
+    path = written(tmp_path, name, write([*rows, {"image": "1.jpg", "meta": None}]))
+    assert texts(TableSource(path, text_key="meta:en:text")) == ["a", None, None]
+    with pytest.raises(ValueError, match=r"'meta:"):
+        TableSource(path, text_key="meta")
+    with pytest.raises(ValueError, match=r"has no text_key 'mate:en'"):
+        TableSource(path, text_key="mate:en")
+
+
 def test_an_image_that_is_missing_is_told_by_its_path_and_row(tmp_path):
     source = TableSource(written(tmp_path, "t.csv", "filepath,title\n0.jpg,a\ngone.jpg,b\n"))
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
@@ -188,7 +201,7 @@ MANY = "".join(f"{i}.jpg,caption {i}\n" for i in range(9000))
         (
             "t.jsonl",
             as_json([{"image": "a", "text": 1}]),
-            r"'text' must hold text; on line 1 .* int",
+            r"Line 1: 'text' must hold text; it is int",
         ),
         ("t.jsonl", as_json([{"image": "a", "text": ["b", 1]}]), r"'text' must hold text.* int"),
         ("t.jsonl", as_json([{"image": ["a"], "text": "b"}]), r"'image' must hold text.* list"),

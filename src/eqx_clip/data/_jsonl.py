@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ._fields import field, key_path, text_field
 from ._files import File, unpacked
 
 
@@ -24,8 +25,9 @@ def batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
     rows = _rows(file)
     while block := list(itertools.islice(rows, _ROWS)):
         images = pa.array([_text(line, row, image_key) for line, row in block], pa.string())
-        texts = pa.array([_texts(line, row, text_key) for line, row in block])
-        yield pa.RecordBatch.from_arrays([images, texts.cast(pa.list_(pa.string()))], keys)
+        texts = [_list(_texts(line, row, text_key)) for line, row in block]
+        columns = [images, pa.array(texts, pa.list_(pa.string()))]
+        yield pa.RecordBatch.from_arrays(columns, keys)
 
 
 def _rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -46,16 +48,19 @@ def _rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _text(line: int, row: dict[str, Any], key: str) -> str | None:
-    value = row.get(key)
-    if value is not None and not isinstance(value, str):
-        kind = type(value).__name__
-        raise pa.ArrowTypeError(f"{key!r} must hold text; on line {line} it is a {kind}.")
+    value = _texts(line, row, key)
+    if isinstance(value, list):
+        raise pa.ArrowTypeError(f"{key!r} must hold text; on line {line} it is a list.")
     return value
 
 
-def _texts(line: int, row: dict[str, Any], key: str) -> list[str | None] | None:
-    value = row.get(key)
-    if isinstance(value, list):
-        return [_text(line, {key: item}, key) for item in value]
-    text = _text(line, row, key)
-    return None if text is None else [text]
+def _texts(line: int, row: dict[str, Any], key: str) -> str | list[str | None] | None:
+    name, path = (key, ()) if key in row else key_path(key)
+    try:
+        return text_field(field(row.get(name), path), key)
+    except ValueError as error:
+        raise pa.ArrowTypeError(f"Line {line}: {error}") from error
+
+
+def _list(text: str | list[str | None] | None) -> list[str | None] | None:
+    return [text] if isinstance(text, str) else text

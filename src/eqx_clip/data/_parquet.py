@@ -4,8 +4,10 @@ import contextlib
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
+from ._fields import key_path
 from ._files import File, unpacked
 
 
@@ -27,4 +29,16 @@ def columns(file: File) -> list[str]:
 
 def batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
     with _parquet(file) as table:
-        yield from table.iter_batches(columns=keys)
+        names = table.schema_arrow.names
+        paths = [(key, ()) if key in names else key_path(key) for key in keys]
+        for batch in table.iter_batches(columns=[name for name, _ in paths]):
+            columns = [_field(batch.column(name), path) for name, path in paths]
+            yield pa.RecordBatch.from_arrays(columns, keys)
+
+
+def _field(column: pa.Array, path: tuple[str, ...]) -> pa.Array:
+    for name in path:
+        if not (pa.types.is_struct(column.type) and column.type.get_field_index(name) >= 0):
+            raise pa.ArrowKeyError(f"There is no field {name!r} in a column of {column.type}.")
+        column = pc.struct_field(column, name)
+    return column

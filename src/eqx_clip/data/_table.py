@@ -1,12 +1,17 @@
 """Tables of image paths and texts: CSV, tab-separated, Parquet, JSON lines."""
 
 import csv
+import functools
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from . import _csv, _jsonl, _parquet
 from ._files import digest, ending, joined, look_at, parent, read
@@ -14,6 +19,7 @@ from ._index import cached
 from ._source import Example, FileSource, text_of
 
 
+_HASHED = 8192  # rows at a time
 _FORMATS = {"csv": _csv, "tsv": _csv, "jsonl": _jsonl, "parquet": _parquet}
 _SCHEMA = pa.schema({"image": pa.string(), "text": pa.list_(pa.string())})
 
@@ -75,11 +81,39 @@ class TableSource(FileSource):
         path = self._images[i].as_py()
         return joined(parent(self.path), path) if path else None
 
+    def text(self, i: int) -> str | list[str] | None:
+        return text_of(self._texts[i].as_py())
+
+    def image_name(self, i: int) -> str | None:
+        return self._image(i)
+
+    def stored(self, rows: range) -> Iterator[Any]:
+        """The images' paths as they stand in the table, their sizes where they lie here, texts."""
+        folder = parent(self.path)
+        bar = tqdm(total=len(rows), unit="row", desc="Fingerprint", delay=1)
+        with bar, ThreadPoolExecutor() as pool:
+            for start in range(rows.start, rows.stop, _HASHED):
+                block = slice(start, min(start + _HASHED, rows.stop))
+                images = self._images[block].to_pylist()
+                size = functools.partial(_size, folder)
+                sizes = pool.map(size, images, chunksize=64)
+                yield images, list(sizes), self._texts[block].to_pylist()
+                bar.update(len(images))
+
     def _read(self, i: int) -> Example:
         image = self._image(i)
         if image is None:
             raise ValueError(f"The row has no {self.image_key!r}, the path of its image.")
-        return {"image": read(image), "text": text_of(self._texts[i].as_py())}
+        return {"image": read(image), "text": self.text(i)}
+
+
+def _size(folder: str, image: str | None) -> int | None:
+    """Bytes of an image file; None where there is none, and for one that lies far away."""
+    path = joined(folder, image or "")
+    try:
+        return None if "://" in path else os.stat(path).st_size
+    except (OSError, ValueError):  # which whoever reads it is told
+        return None
 
 
 def is_table(name: str) -> bool:
@@ -96,7 +130,8 @@ def _indexed(batches: Iterator[pa.RecordBatch], keys: list[str]) -> Iterator[pa.
 
 def _strings(key: str, column: pa.Array) -> pa.Array:
     if not (pa.types.is_null(column.type) or _is_text(column.type)):
-        raise pa.ArrowTypeError(f"Column {key!r} must hold text; it holds {column.type}.")
+        hint = f" Name a field of it: '{key}:field'." if pa.types.is_struct(column.type) else ""
+        raise pa.ArrowTypeError(f"Column {key!r} must hold text; it holds {column.type}.{hint}")
     text = column.cast(pa.string())
     text.validate(full=True)  # nobody else looks whether it is UTF-8
     return text
