@@ -52,6 +52,8 @@ class Data:
     """The column or feature of the images; by default the usual names are looked for."""
     text_key: str | None = None
     """That of the captions."""
+    image_root: str | None = None
+    """Where the relative paths of tables start; by default at their folders."""
     empty_captions: bool = False
     """Train on empty texts, too. By default they are missing captions."""
     max_bad: float = 0.01
@@ -183,7 +185,7 @@ OF_DATA = ("global_batch_size", "augment_scale", "draft", "empty_captions")
 # Those that may differ between processes: where they are, and where they find and keep things.
 OF_PROCESS = (
     *("coordinator_address", "process_id", "workers", "export_dir"),
-    *("train_path", "valid_path", "zero_shot_path"),
+    *("train_path", "valid_path", "zero_shot_path", "image_root"),
 )
 # The least that they may be.
 LEAST = {
@@ -289,6 +291,7 @@ def main(options: Options) -> None:
         path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
         if path is not None:
             keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
+            keys["image_root"] = data.image_root
             source = datasets.open_source(path, n_samples=count, **keys)
             content[what] = datasets.fingerprint(source)
             logger.info("%s: %s in %s", what, content[what], path)

@@ -13,13 +13,13 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types", "train._facts"},
-    {"_stack", "data._captions", "data._fields", "data._files", "data._order"},
-    {"data._index"},
+    {"_stack", "data._captions", "data._files", "data._order"},
+    {"data._fields", "data._index"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
     {"_loss", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip", "data._source"},
-    {"data._csv", "data._jsonl", "data._parquet", "data._loader", "data._shards"},
+    {"data._csv", "data._jsonl", "data._parquet", "data._loader", "data._shards", "data._folder"},
     {"data._table"},
     {"data._tfrecord", "data._webdataset", "data._workers"},
     {"data._batches", "data._builders", "data._tfds", "data._write"},

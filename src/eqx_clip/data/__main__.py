@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.path,
             image_key=options.image_key,
             text_key=options.text_key,
+            image_root=options.image_root,
             split=options.split,
         )
         report = examine(
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--image-key", metavar="NAME", help="the column or feature of the images")
     parser.add_argument("--text-key", metavar="NAME", help="that of the captions")
+    parser.add_argument("--image-root", metavar="FOLDER", help="where a table's paths start")
     parser.add_argument("--split", default="train", help='or "train[:90%%]" (%(default)s)')
     parser.add_argument(
         "--empty-captions", action="store_true", help="take empty texts for captions"

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ _ROWS = 8192  # of a batch
 _LOOKED_AT = 100  # rows whose names are columns, since some lack a text
 
 
-def columns(file: File) -> list[str]:
+def columns(file: File, wanted: Sequence[str | None]) -> list[str]:
+    """The names in the first objects, whatever is looked for."""
     rows = itertools.islice(_rows(file), _LOOKED_AT)
     return list(dict.fromkeys(itertools.chain.from_iterable(row for _, row in rows)))
 

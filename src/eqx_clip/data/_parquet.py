@@ -1,13 +1,13 @@
 """Parquet tables: their columns, and their rows."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ._fields import key_path
+from ._fields import check_columns, key_path
 from ._files import File, unpacked
 
 
@@ -22,7 +22,8 @@ def _parquet(file: File) -> Iterator[pyarrow.parquet.ParquetFile]:
             raise pa.ArrowInvalid(str(error)) from error
 
 
-def columns(file: File) -> list[str]:
+def columns(file: File, wanted: Sequence[str | None]) -> list[str]:
+    """The names of the columns, whatever is looked for."""
     with _parquet(file) as table:
         return table.schema_arrow.names
 
@@ -30,6 +31,7 @@ def columns(file: File) -> list[str]:
 def batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:
     with _parquet(file) as table:
         names = table.schema_arrow.names
+        check_columns(file, names, keys)
         paths = [(key, ()) if key in names else key_path(key) for key in keys]
         for batch in table.iter_batches(columns=[name for name, _ in paths]):
             columns = [_field(batch.column(name), path) for name, path in paths]

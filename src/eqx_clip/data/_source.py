@@ -24,20 +24,6 @@ class Example(TypedDict):
     text: str | list[str] | None
 
 
-def text_of(texts: Sequence[str | None] | None) -> str | list[str] | None:
-    """What an example has of the texts that are stored for it: one as it is, several as a list."""
-    found = [text for text in texts or () if text is not None]
-    return found if len(found) > 1 else next(iter(found), None)
-
-
-def decoded(text: bytes, place: str) -> str:
-    """A text in UTF-8, or `ValueError` with its place."""
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The text {place} is not UTF-8: {error}") from error
-
-
 class AbstractSource(abc.ABC):
     """A sequence of examples, read when asked for.
 
@@ -106,8 +92,12 @@ class FileSource(AbstractSource):
     def _open(self) -> str:
         """Looks at the data, raises for what is wrong with it, and gives a mark of its content."""
 
+    def _arguments(self) -> tuple[Any, ...]:
+        """What opens the same data again."""
+        return self.path, self.image_key, self.text_key
+
     def __reduce__(self):
-        return _open_again, (type(self), self.path, self.image_key, self.text_key, self.mark)
+        return _open_again, (type(self), self._arguments(), self.mark)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r}, {len(self)} examples)"
@@ -144,12 +134,10 @@ def log_keys(path: str, image_key: str, text_key: str) -> None:
     logger.info("%s: images are %r, texts are %r.", path, image_key, text_key)
 
 
-def _open_again(
-    kind: type[FileSource], path: str, image_key: str | None, text_key: str | None, mark: str
-) -> FileSource:
-    source = kind(path, image_key, text_key)
+def _open_again(kind: type[FileSource], arguments: tuple[Any, ...], mark: str) -> FileSource:
+    source = kind(*arguments)
     if source.mark != mark:
-        raise ValueError(f"{path} has changed since it was opened. Open it again.")
+        raise ValueError(f"{source.path} has changed since it was opened. Open it again.")
     return source
 
 

@@ -54,8 +54,9 @@ _NAMES = re.compile(
 def key_of(builder: Any, what: str, given: str | None = None) -> str:
     """The feature that is given, or the only one, for an "image", a "text" or a "label".
 
-    `builder` is a `tfds.core.DatasetBuilder`. Features within others are named by a path, `captions/text`. Texts in a sequence are texts, too;
-    names and identifiers are never taken for captions unless they are given.
+    `builder` is a `tfds.core.DatasetBuilder`. Features within others are named by a path,
+    `captions/text`. Texts in a sequence are texts, too; names and identifiers are never taken for
+    captions unless they are given.
     """
     kind = {
         "image": tfds.features.Image,

@@ -10,9 +10,10 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
+from ._fields import decoded, text_of
 from ._files import File, opened, read
 from ._shards import ShardedSource
-from ._source import Example, decoded, text_of
+from ._source import Example
 
 
 # A record: its length (8 bytes), the length's checksum (4), the payload, its checksum (4).

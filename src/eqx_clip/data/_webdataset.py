@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ._fields import field, key_path, text_field
+from ._fields import key_path, several, text_in
 from ._files import File, opened, read
 from ._index import logger
 from ._shards import ShardedSource
-from ._source import Example, decoded, log_keys, text_of
+from ._source import Example, log_keys
 
 
 _END = 1 << 20  # bytes looked at behind the last member; tar's usual padding is a hundredth
@@ -51,7 +51,7 @@ class WebDatasetSource(ShardedSource):
         return f"{file.url}, sample {name!r}"
 
     def _kept(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return _several(self.image_key, self.image_keys), _several(self.text_key, self.text_keys)
+        return several(self.image_key, self.image_keys), several(self.text_key, self.text_keys)
 
     def _open(self) -> str:
         mark = super()._open()
@@ -70,7 +70,7 @@ class WebDatasetSource(ShardedSource):
 
     def _check_keys(self) -> None:
         """Refuses a JSON member for a text: it is a field of it that holds one."""
-        if "json" not in _several(self.text_key, self.text_keys):
+        if "json" not in several(self.text_key, self.text_keys):
             return
         fields: list[str] = []
         for _, members in _samples(self._files[0]):
@@ -119,7 +119,7 @@ class WebDatasetSource(ShardedSource):
 
     def text(self, i: int) -> str | list[str] | None:
         file, _, _, _, start, size, _, key = self._entry(i)
-        return None if start is None else _text(read(file.url, *_range(start, size)), key)
+        return None if start is None else text_in(read(file.url, *_range(start, size)), key)
 
     def _read(self, i: int) -> Example:
         file, _, image, image_size, text, text_size, _, key = self._entry(i)
@@ -127,26 +127,12 @@ class WebDatasetSource(ShardedSource):
             return {"image": read(file.url, *_range(image, image_size)), "text": None}
         start = min(image, text)  # members of a sample lie together: one request
         data = read(file.url, start, max(image + image_size, text + text_size))
-        text = _text(data[text - start :][:text_size], key)
+        text = text_in(data[text - start :][:text_size], key)
         return {"image": data[image - start :][:image_size], "text": text}
 
 
 def _range(start: int, size: int) -> tuple[int, int]:
     return start, start + size
-
-
-def _text(data: bytes, key: str) -> str | list[str] | None:
-    """The text in a member, or in a field of one that is JSON."""
-    text = decoded(data, f"in the member {key_path(key)[0]!r}")
-    _, path = key_path(key)
-    if not path:
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"The member {key_path(key)[0]!r} is no JSON: {error}") from error
-    found = text_field(field(value, path), key)
-    return text_of(found) if isinstance(found, list) else found
 
 
 def _fields(data: bytes) -> list[str]:
@@ -156,14 +142,6 @@ def _fields(data: bytes) -> list[str]:
     except (ValueError, RecursionError):
         return []
     return list(value) if isinstance(value, dict) else []
-
-
-def _several(key: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
-    """The extensions that a key names, in lower case as those of members; fields keep theirs."""
-    if key is None:
-        return usual
-    names = (one.partition(":") for one in key.split(";"))
-    return tuple(f"{name.lower()}{colon}{path}" for name, colon, path in names)
 
 
 class _Member(NamedTuple):
