@@ -163,10 +163,12 @@ def test_a_damaged_array_record_is_told_when_it_is_read(shard):
 
 
 def test_files_that_are_not_read_at_random_are_refused(array_record, tmp_path):
-    builder = Pictures(data_dir=tmp_path, file_format="parquet")
-    builder.download_and_prepare()
-    with pytest.raises(ValueError, match=r"holds parquet files.*file_format='array_record'"):
-        open_source(builder.data_dir)
+    folder = tmp_path / "1.0.0"
+    shutil.copytree(array_record, folder)
+    info = (folder / "dataset_info.json").read_text()
+    (folder / "dataset_info.json").write_text(info.replace('"array_record"', '"riegeli"'))
+    with pytest.raises(ValueError, match=r"holds riegeli files.*file_format='array_record'"):
+        open_source(folder)
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
@@ -254,3 +256,32 @@ def test_the_feature_that_holds_captions_is_found(features, key):
 def test_names_and_choices_are_not_guessed(features):
     with pytest.raises(ValueError, match=r"holds .*\(Text\).*Pass `text_key=`"):
         key_of(features_of(image=IMAGE, **features), "text")
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    builder = Pictures(data_dir=tmp_path_factory.mktemp("tfds"), file_format="parquet")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def test_what_tfds_prepared_as_parquet_is_read_in_its_order(parquet):
+    theirs = tfds.builder_from_directory(parquet).as_data_source("train")
+    source = open_source(parquet)
+    assert [example["text"] for example in source] == [
+        example["caption"].decode() for example in theirs
+    ]
+    numbers = [int(text.split()[1]) for text in texts_of(source)]
+    assert [example["image"] for example in source] == [png(i) for i in numbers]
+    assert sorted(texts_of(open_source(parquet, split="test[50%:]"))) != []
+    assert list(pickle.loads(pickle.dumps(source))) == list(source)
+
+
+def texts_of(source):
+    return [source[i]["text"] for i in range(len(source))]
+
+
+@pytest.mark.parametrize("split", ["train[:0]", "test[:1%]"])
+def test_an_empty_slice_is_refused_at_opening(array_record, split):
+    with pytest.raises(ValueError, match="is empty"):
+        open_source(array_record, split=split)

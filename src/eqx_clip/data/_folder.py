@@ -37,8 +37,8 @@ class FolderSource(FileSource):
             key = next((key for key in text_keys if key_path(key)[0] in files), None)
             if len(images) > 1:
                 raise ValueError(
-                    f"{self.path} has {listed(sorted(images))} beside each other: say by `image_key=` "
-                    "which extension the images have."
+                    f"{self.path} has {listed(sorted(images))} beside each other: say by "
+                    "`image_key=` which extension the images have."
                 )
             if images:
                 self._rows.append((images[0], files[key_path(key)[0]] if key else None, key))

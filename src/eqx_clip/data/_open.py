@@ -5,11 +5,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from .._checks import as_count
 from .._types import Count, PathLike, Real
 from ._builders import sliced
 from ._files import (
     contents,
+    ending,
     files_in,
     folders_in,
     is_folder,
@@ -21,6 +24,8 @@ from ._files import (
     normalized,
 )
 from ._folder import FolderSource
+from ._parquet import opened_parquet
+from ._parquet_images import ParquetImageSource, image_columns
 from ._source import AbstractSource, FileSource, Mixture, Subset
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
@@ -91,6 +96,8 @@ def _opened(
     if not path:
         raise ValueError("The path is empty: expected a table or a folder of shards.")
     kind, where = _kind(path)
+    if kind is TableSource and _holds_images(where, image_key):
+        kind = ParquetImageSource
     if kind is TableSource:
         return sliced(TableSource(where, image_key, text_key, image_root), split)
     if image_root is not None:
@@ -141,6 +148,24 @@ def _kind_of_folder(url: str, names: list[str]) -> tuple[type[FileSource], str]:
     if tables and not tables & set(folders_in(url)):  # img2dataset's, each beside its folder
         return TableSource, url
     return FolderSource, url
+
+
+def _holds_images(url: str, image_key: str | None) -> bool:
+    """Whether the first file of a table is Parquet with the images inside."""
+    if is_pattern(url):
+        file = matches(url)[0]
+    elif is_folder(url):
+        file = next(file for file in files_in(url) if TableSource.file_name.fullmatch(file.name))
+    else:
+        file = look_at(url)
+    if ending(file.name) != "parquet":
+        return False
+    try:
+        with opened_parquet(file) as table:
+            images = image_columns(table.schema_arrow)
+    except pa.ArrowException:  # which whoever opens it tells
+        return False
+    return bool(images) if image_key is None else image_key in images
 
 
 def _any(kind: Any, names: list[str]) -> bool:

@@ -105,7 +105,7 @@ class TableSource(ShardedSource):
                 for batch in _FORMATS[ending(file.name)].batches(file, keys):
                     image, text = (batch.column(key) for key in keys)
                     shards = pa.array(np.full(len(batch), shard, np.int32))
-                    columns = [shards, _strings(keys[0], image), _lists(keys[1], text)]
+                    columns = [shards, _strings(keys[0], image), text_lists(keys[1], text)]
                     yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
                     rows += len(batch)
         if not rows:  # said here, an index of nothing is not kept
@@ -234,7 +234,7 @@ def _strings(key: str, column: pa.Array) -> pa.Array:
     return text
 
 
-def _lists(key: str, column: pa.Array) -> pa.Array:
+def text_lists(key: str, column: pa.Array) -> pa.Array:
     """A list of texts for each row, of one where the column holds text itself; null for null."""
     if _is_list(column.type):
         return column.cast(_TEXTS)

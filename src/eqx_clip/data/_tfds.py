@@ -12,6 +12,7 @@ from tensorflow_datasets.core.file_adapters import FileFormat
 
 from .._types import PathLike
 from ._files import digest, files_in, joined, marks, normalized
+from ._parquet_images import ParquetImageSource
 from ._source import AbstractSource, Example, FileSource, Mixture, Subset, log_keys
 from ._tfrecord import TFRecordSource, example_of, parse_example
 
@@ -40,6 +41,9 @@ def open_tfds(
     for part in parts:
         source = _whole(builder, path, part.splitname, *keys)
         sources.append(Subset(source, [range(len(source))[part.from_ : part.to]]))
+    sources = [source for source in sources if len(source)]
+    if not sources:
+        raise ValueError(f"{split!r} of {path} is empty.")
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
@@ -106,6 +110,9 @@ def _whole(
         source = TFRecordSource(joined(glob.escape(path), names), image_key, text_key)
     elif form == FileFormat.ARRAY_RECORD:
         source = ArrayRecordSource(f"{path}#{split}", image_key, text_key)
+    elif form == FileFormat.PARQUET:
+        names = f"{template.dataset_name}-{split}.{template.filetype_suffix}-*"
+        source = ParquetRecordSource(joined(glob.escape(path), names), image_key, text_key)
     else:
         raise ValueError(
             f"{path} holds {form.value if form else 'unknown'} files, which cannot be read one "
@@ -117,6 +124,23 @@ def _whole(
             f"{len(source)}. Copy or prepare it again."
         )
     return source
+
+
+class ParquetRecordSource(ParquetImageSource):
+    """A split of a data set in Parquet files, in which TFDS keeps its records as one column."""
+
+    def _look(self) -> None:
+        """The keys are given, and name features of the records."""
+
+    def _kept(self) -> tuple[str, str]:
+        return "data", ""
+
+    def text(self, i: int) -> str | list[str] | None:
+        return self._read(i)["text"]
+
+    def _read(self, i: int) -> Example:
+        features = parse_example(self._bytes(i))
+        return example_of(features, str(self.image_key), str(self.text_key))
 
 
 class ArrayRecordSource(FileSource):
