@@ -52,6 +52,12 @@ class Data:
     """The column or feature of the images; by default the usual names are looked for."""
     text_key: str | None = None
     """That of the captions."""
+    image_root: str | None = None
+    """Where the relative paths of tables start; by default at their folders."""
+    empty_captions: bool = False
+    """Train on empty texts, too. By default they are missing captions."""
+    max_bad: float = 0.01
+    """The share of examples without a readable image or a caption that ends the run."""
     global_batch_size: int = 64
     """Of all devices of all processes together."""
     shuffle_buffer_size: int | None = None
@@ -175,11 +181,11 @@ class Run:
 
 # Options that must be equal for a run to go on, since its steps would not be the same.
 OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
-OF_DATA = ("global_batch_size", "augment_scale", "draft")
+OF_DATA = ("global_batch_size", "augment_scale", "draft", "empty_captions")
 # Those that may differ between processes: where they are, and where they find and keep things.
 OF_PROCESS = (
     *("coordinator_address", "process_id", "workers", "export_dir"),
-    *("train_path", "valid_path", "zero_shot_path"),
+    *("train_path", "valid_path", "zero_shot_path", "image_root"),
 )
 # The least that they may be.
 LEAST = {
@@ -285,11 +291,16 @@ def main(options: Options) -> None:
         path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
         if path is not None:
             keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
-            source = sources[what] = datasets.open_source(path, n_samples=count, **keys)
-            with feed(options, what, source, stand_in, workers=0) as examples:
-                next(examples)  # what is wrong with the data shows here, before a model is loaded
+            keys["image_root"] = data.image_root
+            source = datasets.open_source(path, n_samples=count, **keys)
             content[what] = datasets.fingerprint(source)
             logger.info("%s: %s in %s", what, content[what], path)
+            if what == "valid":
+                source = datasets.Pairs(source)
+                logger.info("valid: %d captions of %d images", len(source), source.num_images)
+            sources[what] = source
+            with feed(options, what, source, stand_in, workers=0) as examples:
+                next(examples)  # what is wrong with the data shows here, before a model is loaded
     if data.zero_shot_path is not None:
         sources["classes"] = datasets.open_classes(data.zero_shot_path, split=data.zero_shot_split)
         eqx_clip.Preprocess()(sources["classes"].images[0])
@@ -380,6 +391,8 @@ def feed(options: Options, what: str, source: Any, model: Any, **where: int):
         drop_remainder=training,
         start_step=where.get("start_step", 0),
         num_workers=where.get("workers", data.workers),
+        max_bad=data.max_bad if training else 0,
+        empty_captions=data.empty_captions,
     )
 
 
@@ -492,7 +505,8 @@ def evaluate(options: Options, sources: dict, eval_step: train.EvalStep, model: 
     data, values = options.data, {}
     if "valid" in sources:
         with feed(options, "valid", sources["valid"], model) as examples:
-            found = train.validate(eval_step, model, examples, batch_size=data.global_batch_size)
+            sizes: Any = {"batch_size": data.global_batch_size, "groups": sources["valid"].groups}
+            found = train.validate(eval_step, model, examples, **sizes)
         values |= {f"val/{name}": value for name, value in found.items()}
     if "classes" in sources:
         model, classes = train.on_one_device(model), sources["classes"]

@@ -13,15 +13,18 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types", "train._facts"},
-    {"_stack", "data._files", "data._index", "data._order"},
+    {"_stack", "data._captions", "data._files", "data._order"},
+    {"data._fields", "data._index"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
     {"_loss", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip", "data._source"},
-    {"data._loader", "data._shards", "data._table"},
+    {"data._csv", "data._jsonl", "data._parquet", "data._loader", "data._shards", "data._folder"},
+    {"data._table", "data._parquet_pages"},
+    {"data._parquet_images"},
     {"data._tfrecord", "data._webdataset", "data._workers"},
     {"data._batches", "data._builders", "data._tfds", "data._write"},
-    {"data._classes", "data._fingerprint", "data._open", "data._report"},
+    {"data._classes", "data._fingerprint", "data._open", "data._pairs", "data._report"},
     {"data._show"},
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
@@ -58,7 +61,8 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
-            found.add(".".join((*base, *(node.module or "").split("."))).strip("."))
+            modules = [node.module] if node.module else [alias.name for alias in node.names]
+            found.update(".".join((*base, module)) for module in modules)
     return found
 
 

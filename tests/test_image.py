@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import struct
 import warnings
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
-from eqx_clip._image import to_rgb
+from eqx_clip._image import _tell_of_cut, to_rgb
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -228,3 +230,49 @@ def test_global_settings_are_left_alone():
         with contextlib.suppress(ValueError):
             to_rgb(image)
     assert settings() == before
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_grey_of_more_than_eight_bits_is_cut_off_as_pillow_does_and_told_once(mode, caplog):
+    values = np.linspace(0, 1000, 64).reshape(8, 8)
+    dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+    image = Image.fromarray(values.astype(dtype))
+    assert image.mode == mode
+    _tell_of_cut.cache_clear()
+    with caplog.at_level(logging.WARNING, "eqx_clip"):
+        for _ in range(3):
+            np.testing.assert_array_equal(to_rgb(image), np.asarray(image.convert("RGB")))
+    (record,) = caplog.records
+    assert mode in record.message and "8 bits" in record.message
+
+
+def png_of_colour(values):
+    """An 8 x 8 PNG of 16-bit colour, which Pillow does not write."""
+
+    def chunk(kind, content):
+        data = kind + content
+        return struct.pack(">I", len(content)) + data + struct.pack(">I", zlib.crc32(data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_colour_of_sixteen_bits_is_scaled():
+    values = np.random.default_rng(0).integers(0, 1 << 16, (8, 8, 3))
+    np.testing.assert_array_equal(to_rgb(png_of_colour(values)), values >> 8)
+
+
+def test_a_tiff_is_turned_by_its_orientation_and_no_other_format_is():
+    image = Image.fromarray(PIXELS)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    sizes = {name: to_rgb(encoded(image, name, exif=exif)).size for name in ("TIFF", "JPEG", "PNG")}
+    assert sizes == {"TIFF": (20, 30), "JPEG": (30, 20), "PNG": (30, 20)}
+
+
+def test_text_over_pillows_limit_names_the_limit():
+    info = PngInfo()
+    info.add_text("key", "x" * (2 << 20), zip=True)
+    with pytest.raises(ValueError, match=r"more text.*MAX_TEXT_CHUNK"):
+        to_rgb(encoded(Image.fromarray(PIXELS), pnginfo=info))

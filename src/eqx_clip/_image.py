@@ -1,6 +1,8 @@
 """Whatever a user calls an image, as an RGB PIL image."""
 
+import functools
 import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from ._types import AnyArray, ImageLike
 
 
+logger = logging.getLogger("eqx_clip")
+
 # From an image's width and height, by what factor it may be reduced while it is decoded.
 Reduction = Callable[[int, int], float]
 
@@ -23,8 +27,10 @@ def to_rgb(image: ImageLike, reduction: Reduction | None = None) -> Image.Image:
 
     Arrays are (height, width) or (height, width, channels) with 1, 3 or 4 channels, NumPy or JAX.
     Conversion is Pillow's `convert("RGB")`, before anything else, as in OpenCLIP's webdataset
-    pipeline: an alpha channel is dropped, a palette is looked up, 16 bits are clipped to 8, and
-    EXIF orientation is not applied. Of an animation it is the current frame, in a file the first.
+    pipeline: an alpha channel is dropped, a palette is looked up, 16-bit colour is scaled to 8
+    bits, and values above 255 of 16-bit grey and of floats are cut off, which is told once. Pillow
+    turns a TIFF by its orientation on opening, and no other format. Of an animation it is the
+    current frame, in a file the first.
 
     With `reduction`, encoded JPEGs are decoded at the least of a half, a quarter or an eighth of
     their size that it allows, several times faster.
@@ -74,7 +80,24 @@ def _converted(image: Image.Image) -> Image.Image:
         # RGB has no transparency, so the pixels do not depend on it, but Pillow would warn.
         image = image.copy()
         del image.info["transparency"]
+    if is_cut_off(image.mode):
+        _tell_of_cut(image.mode)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_cut_off(mode: str) -> bool:
+    """Whether Pillow cuts off values above 255 of images of a mode, rather than scaling them."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+@functools.cache
+def _tell_of_cut(mode: str) -> None:
+    """Once a mode and process."""
+    logger.warning(
+        "An image of mode %r has values of more than 8 bits: Pillow, and so OpenCLIP, makes all "
+        "above 255 white. If yours are, scale them to 8 bits first.",
+        mode,
+    )
 
 
 @contextmanager
@@ -94,13 +117,23 @@ def _explained(what: str) -> Iterator[None]:
         ) from error
     except MemoryError:
         raise
+    except ValueError as error:
+        if "MAX_TEXT" in str(error):
+            raise ValueError(
+                f"{what} has more text in it than Pillow reads: {error} If you trust it, raise the "
+                "limit: PIL.PngImagePlugin.MAX_TEXT_CHUNK = ... (one text), MAX_TEXT_MEMORY (all)."
+            ) from error
+        raise ValueError(_damaged(what, error)) from error
     # Fuzzed files raise OSError, SyntaxError, ValueError and RuntimeError: there is no common base.
     except Exception as error:
-        raise ValueError(
-            f"{what} cannot be decoded ({str(error) or type(error).__name__}): expected one whole "
-            "image, and this one may be truncated or damaged. Write or download it again, or skip "
-            "it."
-        ) from error
+        raise ValueError(_damaged(what, error)) from error
+
+
+def _damaged(what: str, error: Exception) -> str:
+    return (
+        f"{what} cannot be decoded ({str(error) or type(error).__name__}): expected one whole "
+        "image, and this one may be truncated or damaged. Write or download it again, or skip it."
+    )
 
 
 def _checked(array: AnyArray) -> np.ndarray:

@@ -9,11 +9,13 @@ from eqx_clip.data._write import framed
 
 
 def record(**features):
-    """A serialised `tf.train.Example`: bytes, integers and floats by name."""
+    """A serialised `tf.train.Example`: bytes, lists of bytes, integers and floats by name."""
     example = tf_example_pb2.Example()
     for name, value in features.items():
         feature = example.features.feature[name]
-        if isinstance(value, bytes):
+        if isinstance(value, list):
+            feature.bytes_list.value.extend(value)
+        elif isinstance(value, bytes):
             feature.bytes_list.value.append(value)
         elif isinstance(value, int):
             feature.int64_list.value.append(value)

@@ -52,9 +52,13 @@ def test_n_samples_takes_the_first(folder):
 
 def test_what_is_no_data_set_is_told_with_what_was_looked_for_and_found(folder, tmp_path_factory):
     (folder / "tars" / "00000.tfrecord").write_bytes(b"")
+    pictures = folder / "pictures"
+    (pictures / "a").mkdir(parents=True)
+    for name in ("0.jpg", "1.jpg"):
+        (pictures / "a" / name).write_bytes(b"image")
     for path, message in (
         (tmp_path_factory.mktemp("nothing"), r"no kind of data set.*\.csv.*found nothing"),
-        (folder, r"no kind of .*found '0\.jpg', '1\.jpg', '2\.jpg', 'records/', 'table\.csv', "),
+        (pictures, r"no kind of .*\(\.txt\); found 'a/0\.jpg', 'a/1\.jpg', 2 images.*open_classes"),
         (folder / "0.jpg", r"no kind of data set.*found '0\.jpg'\."),
         (folder / "tars", r"more than one kind of data set.*'00000\.tar', '00000\.tfrecord'"),
         (f"{folder}/table.csv::", "The path is empty"),
@@ -63,3 +67,24 @@ def test_what_is_no_data_set_is_told_with_what_was_looked_for_and_found(folder, 
             open_source(path)
     with pytest.raises(FileNotFoundError, match=r"no file '.*nowhere'"):
         open_source(folder / "nowhere")
+
+
+def test_a_list_of_paths_is_a_mixture_in_its_order(folder):
+    source = open_source([folder / "tars", f"{folder}/table.csv"])
+    assert isinstance(source, Mixture)
+    assert [x["text"] for x in source] == ["text 0", "text 1", "text 2"] * 2
+    assert len(open_source([folder / "table.csv"])) == 3
+    with pytest.raises(ValueError, match="list of paths is empty"):
+        open_source([])
+
+
+def test_tables_beside_shards_are_what_img2dataset_says_of_them(folder):
+    for name in ("tars", "records"):
+        (folder / name / "00000.parquet").write_bytes(b"urls")
+        (folder / name / "00000_stats.json").write_text("{}")
+        assert len(open_source(folder / name)) == 3
+
+
+def test_a_root_is_of_tables_only(folder):
+    with pytest.raises(ValueError, match="`image_root` is of tables"):
+        open_source(folder / "tars", image_root=folder)

@@ -16,7 +16,7 @@ from eqx_clip.data._report import expected_repeats
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """Twelve rows: two cannot be read, three share a caption, one is empty and one too long."""
+    """Twelve rows: two cannot be read, three share a caption, one has none and one is too long."""
     monkeypatch.chdir(tmp_path)
     for i in range(11):
         kind = "PNG" if i % 2 else "JPEG"
@@ -48,6 +48,11 @@ def run(*arguments):
 def test_the_figures_are_those_of_the_data(table):
     source = open_source(table, image_key="path", text_key="words")
     report = examine(source, batch_size=5, seconds=0, progress=False)
+    assert (report.rows, report.samples, report.good) == (12, 12, 9)
+    assert report.missing_captions == 1 and (4, "MissingCaptionError") in [
+        (bad.index, bad.cause) for bad in report.bad
+    ]
+    report = examine(source, batch_size=5, seconds=0, progress=False, empty_captions=True)
     assert (report.rows, report.samples, report.good) == (12, 12, 10)
     assert sorted((bad.index, bad.cause) for bad in report.bad) == [
         (3, "UnidentifiedImageError"),
@@ -80,10 +85,11 @@ def test_each_kind_of_damage_has_its_cause(tmp_path):
     unidentified = "UnidentifiedImageError"
     assert [bad.cause for bad in report.bad] == [
         *("OSError", unidentified, unidentified, unidentified, "DecompressionBombError"),
-        *("FileNotFoundError", "IsADirectoryError"),
+        *("FileNotFoundError", "ValueError"),
     ]
-    for bad, name in zip(report.bad, [*files, "missing.jpg", ""][1:], strict=True):
-        assert f"row {bad.index + 1}: {tmp_path}/{name}" in bad.where
+    paths = [f"{tmp_path}/{name}" for name in (*files, "missing.jpg")]
+    for bad, place in zip(report.bad, [*paths[1:], "no image"], strict=True):
+        assert f"row {bad.index + 1}: {place}" in bad.where
     assert "is too large to decode safely" in report.bad[4].message
     assert "truncated" in report.bad[0].message
 
@@ -108,9 +114,9 @@ def test_the_command_prints_a_table_and_draws_a_picture(table, capsys):
     assert run(table, *KEYS, "--batch-size", 4, "--seconds", 0.2, "--workers", 0) == 0
     out = capsys.readouterr().out
     for part in (
-        *("12, of which 12 were looked at", "2 (16.67%)", "1 FileNotFoundError, the first: "),
-        *("row 12: ", "JPEG 6, PNG 4", "1 (10.00%): more than 77 tokens", "3 (30.00%)"),
-        *("in a batch of 4", "images/s", "Drew it: data.png"),
+        *("12, of which 12 were looked at", "3 (25.00%)", "1 FileNotFoundError, the first: "),
+        *("row 12: ", "JPEG 5, PNG 4", "1 (11.11%): more than 77 tokens", "3 (33.33%)"),
+        *("no caption      1 (8.33%)", "in a batch of 4", "images/s", "Drew it: data.png"),
     ):
         assert part in out
     with Image.open("data.png") as picture:
@@ -121,7 +127,7 @@ def test_without_matplotlib_the_table_is_printed(table, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(table, *KEYS, "--seconds", 0) == 0
     out = capsys.readouterr().out
-    assert "JPEG 6" in out and "pip install 'eqx_clip[demo]'" in out
+    assert "JPEG 5" in out and "pip install 'eqx_clip[demo]'" in out
     assert not os.path.exists("data.png")
 
 
@@ -149,4 +155,4 @@ def test_data_of_which_nothing_can_be_read_are_told(table, tmp_path, capsys):
     assert run(tmp_path / "bad.csv", *KEYS) == 2
     captured = capsys.readouterr()
     assert "2 FileNotFoundError" in captured.out
-    assert "None of the 2 samples can be read" in captured.err
+    assert "None of the 2 samples can be used" in captured.err

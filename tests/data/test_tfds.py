@@ -1,10 +1,13 @@
 """Data sets that TFDS prepared: ArrayRecord by its own reader, TFRecord by ours."""
 
 import io
+import itertools
 import json
+import logging
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 from test_builders import run
 
 from eqx_clip.data import open_source
+from eqx_clip.data._tfds import key_of
 from eqx_clip.data._write import write_tfrecords
 
 
@@ -159,10 +163,12 @@ def test_a_damaged_array_record_is_told_when_it_is_read(shard):
 
 
 def test_files_that_are_not_read_at_random_are_refused(array_record, tmp_path):
-    builder = Pictures(data_dir=tmp_path, file_format="parquet")
-    builder.download_and_prepare()
-    with pytest.raises(ValueError, match=r"holds parquet files.*file_format='array_record'"):
-        open_source(builder.data_dir)
+    folder = tmp_path / "1.0.0"
+    shutil.copytree(array_record, folder)
+    info = (folder / "dataset_info.json").read_text()
+    (folder / "dataset_info.json").write_text(info.replace('"array_record"', '"riegeli"'))
+    with pytest.raises(ValueError, match=r"holds riegeli files.*file_format='array_record'"):
+        open_source(folder)
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
@@ -170,3 +176,112 @@ def test_a_folder_may_have_signs_of_a_pattern_in_its_name(kind, request, tmp_pat
     folder = tmp_path / "run[1]" / "1.0.0"
     shutil.copytree(request.getfixturevalue(kind), folder)
     assert len(open_source(folder)) == 30
+
+
+class Captioned(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """As COCO's: texts in a sequence of dictionaries, names of files as the only other texts."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        features = {
+            "image": tfds.features.Image(),
+            "image/filename": text,
+            "captions": tfds.features.Sequence({"id": np.int64, "text": text}),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(3):
+            captions = [{"id": k, "text": f"caption {i} {k}"} for k in range(i)]
+            yield i, {"image": png_file(i), "image/filename": f"{i}.png", "captions": captions}
+
+
+def png_file(i):
+    return io.BytesIO(png(i))
+
+
+def features_of(**features):
+    """A builder as `key_of` asks it."""
+    info = SimpleNamespace(features=tfds.features.FeaturesDict(features))
+    return SimpleNamespace(info=info, data_dir="folder")
+
+
+def test_texts_in_a_sequence_are_captions_and_the_log_says_so(tmp_path, caplog):
+    builder = Captioned(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    with caplog.at_level(logging.INFO, "eqx_clip.data"):
+        source = open_source(builder.data_dir)
+    found = {int(Image.open(io.BytesIO(x["image"])).getpixel((0, 0))[0]): x["text"] for x in source}
+    assert found == {0: None, 1: "caption 1 0", 2: ["caption 2 0", "caption 2 1"]}
+    assert "images are 'image', texts are 'captions/text'" in caplog.text
+    names = open_source(builder.data_dir, text_key="image/filename")
+    assert sorted(example["text"] for example in names) == ["0.png", "1.png", "2.png"]
+
+
+TEXT, IMAGE = tfds.features.Text(), tfds.features.Image()
+
+
+@pytest.mark.parametrize(
+    ("features", "key"),
+    [
+        ({"caption": TEXT}, "caption"),
+        ({"sentence": TEXT, "image_id": TEXT}, "sentence"),
+        ({"captions": tfds.features.Sequence(TEXT), "url": TEXT}, "captions"),
+        ({"meta": {"alt": TEXT, "file_name": TEXT}}, "meta/alt"),
+        ({"caption": TEXT, "translation": TEXT}, "caption"),
+        ({"objects": tfds.features.Sequence({"text": TEXT, "id": TEXT})}, "objects/text"),
+    ],
+    ids=itertools.count(),
+)
+def test_the_feature_that_holds_captions_is_found(features, key):
+    assert key_of(features_of(image=IMAGE, **features), "text") == key
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"id": TEXT},
+        {"image/filename": TEXT},
+        {"image_id": TEXT, "url": TEXT},
+        {"english": TEXT, "german": TEXT},
+        {"a": {"caption": TEXT}, "b": {"caption": TEXT}},
+    ],
+    ids=itertools.count(),
+)
+def test_names_and_choices_are_not_guessed(features):
+    with pytest.raises(ValueError, match=r"holds .*\(Text\).*Pass `text_key=`"):
+        key_of(features_of(image=IMAGE, **features), "text")
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    builder = Pictures(data_dir=tmp_path_factory.mktemp("tfds"), file_format="parquet")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def test_what_tfds_prepared_as_parquet_is_read_in_its_order(parquet):
+    theirs = tfds.builder_from_directory(parquet).as_data_source("train")
+    source = open_source(parquet)
+    assert [example["text"] for example in source] == [
+        example["caption"].decode() for example in theirs
+    ]
+    numbers = [int(text.split()[1]) for text in texts_of(source)]
+    assert [example["image"] for example in source] == [png(i) for i in numbers]
+    assert sorted(texts_of(open_source(parquet, split="test[50%:]"))) != []
+    assert list(pickle.loads(pickle.dumps(source))) == list(source)
+
+
+def texts_of(source):
+    return [source[i]["text"] for i in range(len(source))]
+
+
+@pytest.mark.parametrize("split", ["train[:0]", "test[:1%]"])
+def test_an_empty_slice_is_refused_at_opening(array_record, split):
+    with pytest.raises(ValueError, match="is empty"):
+        open_source(array_record, split=split)

@@ -50,18 +50,29 @@ def test_one_file_and_a_pattern_are_read(tmp_path):
     assert list(TFRecordSource(tmp_path / "*[12].tfrecord")) == expected(1, 2)
 
 
-def test_a_caption_that_is_missing_is_empty(tmp_path):
+def test_a_caption_that_is_missing_is_none_and_one_that_is_empty_stays(tmp_path):
     without = row(0)
     del without["txt"]
     written(tmp_path, n00000=shard(without, row(1, txt=b""), row(2)))
-    assert [example["text"] for example in TFRecordSource(tmp_path)] == ["", "", "text 2"]
+    assert [example["text"] for example in TFRecordSource(tmp_path)] == [None, "", "text 2"]
+
+
+def test_several_values_are_several_texts(tmp_path):
+    written(tmp_path, n00000=shard(row(0, txt=[b"a", b"b"]), row(1, txt=[b"c"]), row(2, txt=[])))
+    assert [example["text"] for example in TFRecordSource(tmp_path)] == [["a", "b"], "c", None]
+
+
+def test_a_text_that_is_not_utf8_is_told_when_it_is_read(tmp_path):
+    written(tmp_path, n00000=shard(row(0), row(1, txt=b"\xe9")))
+    with pytest.raises(ValueError, match=r"text 'txt' is not UTF-8"):
+        TFRecordSource(tmp_path)[1]
 
 
 def test_features_may_be_of_another_type_in_each_record(tmp_path):
     rows = [row(0, width=512, similarity=0.25), row(1, width=b"", similarity=b""), row(2)]
     written(tmp_path, n00000=shard(*rows, row(3, width=0.5, txt=7)))
     texts = [example["text"] for example in TFRecordSource(tmp_path)]
-    assert texts == ["text 0", "text 1", "text 2", ""]
+    assert texts == ["text 0", "text 1", "text 2", None]
 
 
 @pytest.mark.parametrize("count", [1, 150])

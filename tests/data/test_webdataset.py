@@ -1,6 +1,7 @@
 """WebDataset's tar shards in place: grouping into samples, and damaged files."""
 
 import gzip
+import json
 import logging
 import os
 import pickle
@@ -86,12 +87,54 @@ def test_extensions_may_be_any_of_several(tmp_path):
     assert list(special) == [{"image": b"3", "text": "c"}]
 
 
-def test_samples_without_image_or_text_are_left_out_and_counted(tmp_path, caplog):
+def test_samples_without_an_image_are_left_out_and_those_without_a_text_have_none(tmp_path, caplog):
     members = [*samples(0, 2), ("x.jpg", b"no text"), ("y.txt", b"no image"), *samples(2, 3)]
     (tmp_path / "0.tar").write_bytes(tar(*members))
     with caplog.at_level(logging.WARNING, "eqx_clip.data"):
-        assert len(open_source(tmp_path)) == 3
-    assert "2 samples have no image or no text" in caplog.text
+        texts = [example["text"] for example in open_source(tmp_path)]
+    assert texts == ["text 0", "text 1", None, "text 2"]
+    assert "1 samples have no image" in caplog.text
+
+
+def json_tar(*values):
+    return tar(
+        *(
+            member
+            for i, value in enumerate(values)
+            for member in ((f"{i}.jpg", b"image"), (f"{i}.json", json.dumps(value).encode()))
+        )
+    )
+
+
+def test_a_field_of_a_json_member_is_a_text_or_several(tmp_path):
+    values = [{"caption": "a", "meta": {"Title": ["b", "c"]}}, {"caption": None}, {}]
+    (tmp_path / "0.tar").write_bytes(json_tar(*values))
+    for key, texts in (
+        ("json:caption", ["a", None, None]),
+        ("JSON:meta:Title", [["b", "c"], None, None]),
+    ):
+        source = open_source(tmp_path, text_key=key)
+        assert [example["text"] for example in source] == texts
+        assert [source.text(i) for i in range(3)] == texts
+
+
+def test_a_whole_json_member_is_no_text(tmp_path):
+    (tmp_path / "0.tar").write_bytes(json_tar({"caption": "a", "sha256": "b"}))
+    with pytest.raises(ValueError, match=r"name a field.*'json:caption', 'json:sha256'"):
+        open_source(tmp_path, text_key="json")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"caption": 7}, r"must hold text; it is int"),
+        ({"caption": {"en": "a"}}, r"'json:caption:en'"),
+    ],
+)
+def test_a_field_that_is_no_text_is_told(tmp_path, value, message):
+    (tmp_path / "0.tar").write_bytes(json_tar(value))
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path, text_key="json:caption")[0]
 
 
 def test_a_text_that_is_not_utf8_is_told_when_it_is_read(tmp_path):

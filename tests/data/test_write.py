@@ -60,7 +60,7 @@ def test_features_are_those_of_img2dataset(tmp_path):
     record = (tmp_path / "00000.tfrecord").read_bytes()[12:-4]
     expected = {"key": b"000000000", "jpg": written["image"], "txt": written["text"].encode()}
     expected["caption"] = expected["txt"]  # both, as img2dataset has them
-    assert parse_example(record) == expected
+    assert parse_example(record) == {name: [value] for name, value in expected.items()}
 
 
 @pytest.mark.parametrize("progress", [True, False])

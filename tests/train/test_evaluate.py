@@ -47,6 +47,45 @@ def test_perfect_features_find_their_own():
     assert len(metrics) == 10 and all(type(value) is float for value in metrics.values())
 
 
+def test_any_text_of_an_image_finds_it_and_every_text_its_image():
+    generator = np.random.default_rng(0)
+    groups = generator.permutation(np.repeat(np.arange(12), 5))
+    images, texts = unit_features(12)[0], unit_features(60)[1]
+    texts = texts + 0.3 * images[groups]
+    found = train.retrieval_metrics(images, texts, groups=groups, chunk_size=7)
+    cosines = images.astype(np.float64) @ texts.T
+    own = groups == np.arange(12)[:, None]
+    best = np.where(own, cosines, -np.inf).max(1, keepdims=True)
+    by_image = np.sum(cosines > best, 1)
+    by_text = np.sum(cosines > cosines[groups, np.arange(60)], 0)
+    for name, ranks in (("image_to_text", by_image), ("text_to_image", by_text)):
+        for k in (1, 5, 10):
+            assert found[f"{name}_R@{k}"] == pytest.approx(np.mean(ranks < k))
+        assert found[f"{name}_mean_rank"] == pytest.approx(ranks.mean() + 1)
+    assert (found["num_images"], found["num_texts"]) == (12, 60)
+
+
+def test_perfect_features_of_five_texts_an_image_have_full_recall():
+    images, groups = unit_features(20)[0], np.repeat(np.arange(20), 5)
+    found = train.retrieval_metrics(images, images[groups], groups=groups)
+    assert found["image_to_text_R@1"] == found["text_to_image_R@1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([0, 1], "one for each of the 3 texts"),
+        ([0.0, 1.0, 1.0], "must be integers"),
+        ([0, 0, 0], "each of the 2 images"),
+        ([0, 1, 2], "each of the 2 images"),
+        ([-1, 0, 1], "each of the 2 images"),
+    ],
+)
+def test_groups_that_are_no_images_are_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        train.retrieval_metrics(np.ones((2, 4)), np.ones((3, 4)), groups=np.array(groups))
+
+
 def test_equal_features_rank_by_index_and_are_no_success():
     features = np.ones((40, 4), np.float32) / 2
     metrics = train.retrieval_metrics(features, features, chunk_size=7)
@@ -129,6 +168,21 @@ def test_validation_is_the_weighted_mean_over_batches_and_retrieval_among_all(mo
     assert metrics.pop("num_samples") == 11
     together = [np.concatenate(arrays) for arrays in zip(*features, strict=True)]
     assert metrics == train.retrieval_metrics(*together)
+
+
+def test_validation_takes_each_image_once_where_examples_share_it(model):
+    (part,) = random_batches(model, [6])
+    part["image"][[2, 4]] = part["image"][0]
+    groups = np.array([7, 3, 7, 5, 7, 1])
+    metrics = train.validate(eval_step, model, [part], batch_size=6, groups=groups)
+    assert (metrics["num_images"], metrics["num_texts"], metrics["num_samples"]) == (4, 6, 6)
+    images, texts = map(np.asarray, eval_step(model, part))
+    expected = train.retrieval_metrics(
+        images[[5, 1, 3, 0]], texts, groups=np.array([3, 1, 3, 2, 3, 0])
+    )
+    assert {name: metrics[name] for name in expected} == expected
+    with pytest.raises(ValueError, match="the image of each of the 6 examples"):
+        train.validate(eval_step, model, [part], batch_size=6, groups=groups[:5])
 
 
 def test_one_shape_is_compiled_and_parts_may_be_empty(model):

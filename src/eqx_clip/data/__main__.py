@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.path,
             image_key=options.image_key,
             text_key=options.text_key,
+            image_root=options.image_root,
             split=options.split,
         )
         report = examine(
@@ -29,10 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             context_length=options.context_length,
             num_workers=options.workers,
             seconds=options.seconds,
+            empty_captions=options.empty_captions,
         )
         print(table(report))
         if not report.good:
-            raise ValueError(f"None of the {report.samples:,} samples can be read.")
+            raise ValueError(f"None of the {report.samples:,} samples can be used.")
         print(f"\n{_drawn(report, options.picture)}")
     except (ImportError, OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
@@ -56,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--image-key", metavar="NAME", help="the column or feature of the images")
     parser.add_argument("--text-key", metavar="NAME", help="that of the captions")
+    parser.add_argument("--image-root", metavar="FOLDER", help="where a table's paths start")
     parser.add_argument("--split", default="train", help='or "train[:90%%]" (%(default)s)')
+    parser.add_argument(
+        "--empty-captions", action="store_true", help="take empty texts for captions"
+    )
     for name, kind, default, meaning in (
         ("--samples", int, 2000, "how many to look at, at least a batch; 0: all"),
         ("--batch-size", int, 256, "in which repeated captions are counted"),

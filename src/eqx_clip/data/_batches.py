@@ -53,6 +53,7 @@ def batches(
     process_index: int | None = None,
     process_count: int | None = None,
     max_bad: Real | None = None,
+    empty_captions: bool = False,
 ) -> "Batches":
     """The part of each global batch, from `start_step` on, that belongs to this process.
 
@@ -65,7 +66,8 @@ def batches(
     **Arguments:**
 
     - `source`: a sequence of `{"image": encoded bytes or another image, "text": str}`, such as
-      `open_source` gives, or a `Mixture`.
+      `open_source` gives, or a `Mixture`. Of a list of texts, one is drawn for each epoch, from the
+      seed, the epoch and the example only.
     - `batch_size`: of the global batch, over all processes.
     - `preprocess`: a `Preprocess` or an `Augment`, whose generator depends on the seed, the epoch
       and the example only.
@@ -78,10 +80,12 @@ def batches(
       is smaller, and a process's part of it may be empty.
     - `num_workers`: processes that read and decode; 0 does it in this one, when asked.
     - `process_index`, `process_count`: by default JAX's.
-    - `max_bad`: the share of examples that may be unreadable. They are replaced by others, drawn
-      from the seed, counted in `bad_samples`, and the first of each kind is logged; `"index"` has
-      what is really there. By default 0.01, and 0 where `shuffle` is False, for evaluation. The
-      share is judged from 1,000 examples on.
+    - `max_bad`: the share of examples that may have no readable image or no caption. They are
+      replaced by others, drawn from the seed, counted in `bad_samples`, and the first of each kind
+      is logged; `"index"` has what is really there. By default 0.01, and 0 where `shuffle` is
+      False, for evaluation. The share is judged from 1,000 examples on.
+    - `empty_captions`: whether a text that is empty, or all space, is a caption. By default it is a
+      missing one; None always is.
 
     Raises `ValueError` at once for a batch that the processes do not divide and for a source
     smaller than a batch, later for too many bad samples. Errors of the source other than `OSError`
@@ -89,7 +93,13 @@ def batches(
     the workers.
     """
     plan = _Plan(
-        Loader(source, _checked_transform(preprocess), tokenizer, as_natural("seed", seed)),
+        Loader(
+            source,
+            _checked_transform(preprocess),
+            tokenizer,
+            as_natural("seed", seed),
+            bool(empty_captions),
+        ),
         _order(source, seed, shuffle),
         as_count("batch_size", batch_size),
         _rows_of(
@@ -112,10 +122,11 @@ def batches(
 
 
 class Batches(Iterator[Batch]):
-    """What `batches` gives: an iterator that knows its length and what could not be read.
+    """What `batches` gives: an iterator that knows its length and what could not be used.
 
     - `steps_per_epoch`: batches in an epoch.
-    - `bad_samples`: examples that this process could not read, counted by kind of error.
+    - `bad_samples`: examples that this process could not use, counted by kind of error;
+      `MissingCaptionError` is that of an example without a caption.
     """
 
     def __init__(
@@ -154,7 +165,7 @@ class Batches(Iterator[Batch]):
             self.close()
             counts = ", ".join(f"{cause} {count}" for cause, count in self.bad_samples.items())
             raise ValueError(
-                f"{bad} of {self._seen} examples could not be read, more than `max_bad`="
+                f"{bad} of {self._seen} examples could not be used, more than `max_bad`="
                 f"{self._max_bad:.2%} ({counts}). The last: {sample.where}. {sample.message}"
             )
 

@@ -38,16 +38,21 @@ class InPlaceBuilder(tfds.core.DatasetBuilder, skip_registration=True):
     source_type: ClassVar[type[FileSource]]
 
     def __init__(
-        self, path: PathLike, *, image_key: str | None = None, text_key: str | None = None
+        self,
+        path: PathLike,
+        *,
+        image_key: str | None = None,
+        text_key: str | None = None,
+        **options: Any,
     ):
-        self._source = self.source_type(path, image_key, text_key)
+        self._source = self.source_type(path, image_key, text_key, **options)
         path = self._source.path
         self._folder = path if is_folder(path) else parent(path)
         # A folder that cannot be: TFDS looks there for what it may have prepared.
         super().__init__(data_dir=os.devnull)
         # What TFDS pickles: a path that means the same in a worker.
         keys = {"image_key": image_key, "text_key": text_key}
-        self._original_state = {"path": path, **keys}
+        self._original_state = {"path": path, **keys, **options}
         self._data_dir = self._data_dir_root = self._folder
         split = tfds.core.SplitInfo(name="train", shard_lengths=[len(self._source)], num_bytes=0)
         self.info.set_splits(tfds.core.SplitDict([split]))
@@ -95,6 +100,16 @@ class InPlaceBuilder(tfds.core.DatasetBuilder, skip_registration=True):
 class CSVBuilder(InPlaceBuilder, skip_registration=True):
     __doc__ = TableSource.__doc__
     source_type = TableSource
+
+    def __init__(
+        self,
+        path: PathLike,
+        *,
+        image_key: str | None = None,
+        text_key: str | None = None,
+        image_root: PathLike | None = None,
+    ):
+        super().__init__(path, image_key=image_key, text_key=text_key, image_root=image_root)
 
 
 class TFRecordBuilder(InPlaceBuilder, skip_registration=True):

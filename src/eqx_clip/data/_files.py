@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -56,6 +57,26 @@ def files_in(folder: str) -> list[File]:
     ]
 
 
+def folders_in(folder: str) -> list[str]:
+    """The names of the folders in a folder."""
+    return [name for name, info in _entries(folder).items() if info["type"] == "directory"]
+
+
+def walk(folder: str) -> list[str]:
+    """The paths of all files below a folder, relative to it, sorted; hidden ones are left out."""
+    if "://" not in folder:
+        paths = (
+            os.path.join(root, name).removeprefix(folder.rstrip("/") + "/")
+            for root, folders, names in os.walk(folder, followlinks=True)
+            for name in names
+            if not folders.sort()
+        )
+    else:
+        filesystem, path = _located(folder)
+        paths = (name.removeprefix(path.rstrip("/") + "/") for name in filesystem.find(path))
+    return sorted(path for path in paths if not re.search(r"(^|/)\.", path))
+
+
 def contents(folder: str) -> str:
     """The first names in a folder, for an error."""
     entries = _entries(folder)
@@ -99,7 +120,7 @@ def matches(pattern: str) -> list[File]:
 
     Raises `FileNotFoundError` where one of the braces' names, or every star's, is missing.
     """
-    found = []
+    found: list[File] = []
     for url in braceexpand(pattern):
         if not any(character in url for character in "*?["):
             found.append(look_at(url))
@@ -145,6 +166,18 @@ def opened(url: str) -> Any:
     if "://" not in url:
         return filesystem.open(path, "rb")
     return filesystem.open(path, "rb", cache_type="readahead", block_size=8 << 20)
+
+
+def ending(name: str) -> str:
+    """The format that a file's name tells, without that of its compression."""
+    parts = name.lower().removesuffix(".gz").rsplit(".", 1)
+    return parts[-1] if len(parts) == 2 else ""
+
+
+def unpacked(file: File) -> Any:
+    """A binary stream of a file's content, without its compression."""
+    opened: Any = fsspec.open(file.url, "rb", compression="infer")
+    return opened.open()
 
 
 def digest(*facts: Any) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ._files import digest
+
 
 logger = logging.getLogger("eqx_clip.data")
 
@@ -32,7 +34,7 @@ def cached(key: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Co
     - `key`: of the content that the table is made of: no two contents may have the same.
     - `batches`: is not started where the table is there.
     """
-    path = _folder() / f"{key}.arrow"
+    path = _folder() / f"{digest(key, str(schema))}.arrow"  # the key of another version's, too
     try:
         return _mapped(path)
     except (OSError, pa.ArrowInvalid):  # not there, or cut short

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from .._preprocess import AbstractTransform
+from ._captions import captions, drawn
 from ._source import Example, is_remote, where
 
 
@@ -21,7 +22,7 @@ _ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class BadSample:
-    """An example that could not be read: its index, where it is, the kind of error, its words."""
+    """An example without a readable image or a caption: its index and place, the kind of error."""
 
     index: int
     where: str
@@ -35,12 +36,14 @@ class Loader:
 
     - `source`: a sequence of `{"image": ..., "text": ...}`.
     - `tokenizer`: a list of texts to int32 (texts, context).
+    - `empty_captions`: whether empty texts are captions.
     """
 
     source: Any
     preprocess: AbstractTransform
     tokenizer: Any
     seed: int
+    empty_captions: bool = False
 
     def fill(
         self,
@@ -51,24 +54,25 @@ class Loader:
     ) -> tuple[Int64[np.ndarray, " rows"], list[BadSample]]:
         """Writes the examples into `pixels` and `tokens`.
 
-        Gives the indices of what was written, and what could not be read and was replaced.
+        Gives the indices of what was written, and what could not be used and was replaced.
         """
         used, texts, bad = np.empty_like(indices), [], []
         for row, (index, first) in enumerate(zip(indices, self._reads(indices), strict=True)):
             for candidate, read in self._candidates(epoch, int(index), first):
                 try:
                     example = read()
+                    candidates = captions(example["text"], empty=self.empty_captions)
                     rng = np.random.default_rng((self.seed, epoch, candidate))
                     pixels[row] = self.preprocess.pixels(example["image"], rng)
                 except (OSError, ValueError) as error:
                     bad.append(bad_sample(self.source, candidate, error))
                 else:
                     used[row] = candidate
-                    texts.append(example["text"])
+                    texts.append(drawn(candidates, self.seed, epoch, candidate))
                     break
             else:
                 raise ValueError(
-                    f"{_ATTEMPTS} examples in the place of one could not be read, the last of them "
+                    f"{_ATTEMPTS} examples in the place of one could not be used, the last of them "
                     f"{bad[-1].where}. {bad[-1].message}"
                 )
         if texts:

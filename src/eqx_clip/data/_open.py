@@ -1,12 +1,31 @@
 """One function that opens whatever a path is."""
 
 import os
+import re
 from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
 
 from .._checks import as_count
 from .._types import Count, PathLike, Real
 from ._builders import sliced
-from ._files import contents, files_in, is_folder, is_pattern, listed, look_at, matches, normalized
+from ._files import (
+    contents,
+    ending,
+    files_in,
+    folders_in,
+    is_folder,
+    is_pattern,
+    joined,
+    listed,
+    look_at,
+    matches,
+    normalized,
+)
+from ._folder import FolderSource
+from ._parquet import opened_parquet
+from ._parquet_images import ParquetImageSource, image_columns
 from ._source import AbstractSource, FileSource, Mixture, Subset
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
@@ -15,10 +34,11 @@ from ._webdataset import WebDatasetSource
 
 
 def open_source(
-    path: PathLike,
+    path: PathLike | Sequence[PathLike],
     *,
     image_key: str | None = None,
     text_key: str | None = None,
+    image_root: PathLike | None = None,
     split: str = "train",
     n_samples: Count | None = None,
     factors: Sequence[Real] | None = None,
@@ -29,12 +49,16 @@ def open_source(
 
     **Arguments:**
 
-    - `path`: a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, also with `.gz`), a folder of TFRecord
-      files or of WebDataset's tar files, one such file, a pattern such as `{00000..00041}.tar` or
-      `*.tar`, or a folder that TFDS prepared; here or, by fsspec, anywhere (`gs://`, `s3://`,
-      `hf://`). Several with `::` between them make a `Mixture`.
+    - `path`: a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, also with `.gz`; a `.txt` of such
+      columns), a folder of TFRecord files, of WebDataset's tar files or of tables, one such file, a
+      pattern such as `{00000..00041}.tar` or `train-*.parquet`, a folder of images beside their
+      texts (`0001.jpg`, `0001.txt`) or with a `metadata.csv` or `.jsonl`, or a folder that TFDS
+      prepared; here or, by fsspec, anywhere (`gs://`, `s3://`, `hf://`). Several, as a list or with
+      `::` between them, make a `Mixture`.
     - `image_key`, `text_key`: the columns, features or extensions that hold them; where they are
-      not given, the usual names are looked for.
+      not given, the usual names are looked for, and the log says which were taken. A field of an
+      object is `column:field`, in a tar file `json:caption`.
+    - `image_root`: where the relative paths of a table's images start, if not at its folder.
     - `split`: "train", or a slice of it in TFDS's notation: "train[:90%]". What TFDS prepared may
       have other splits.
     - `n_samples`: takes only so many, the first of each.
@@ -43,8 +67,11 @@ def open_source(
     Raises `ValueError` for data that is damaged or lacks a key, and `FileNotFoundError` where
     nothing is, each saying what was looked for and found.
     """
-    parts = os.fspath(path).split("::")
-    sources = [_opened(part, image_key, text_key, split) for part in parts]
+    parts = [path] if isinstance(path, str | os.PathLike) else list(path)
+    parts = [one for part in parts for one in os.fspath(part).split("::")]
+    if not parts:
+        raise ValueError("The list of paths is empty: expected tables or folders.")
+    sources = [_opened(part, image_key, text_key, image_root, split) for part in parts]
     if n_samples is not None:
         count = as_count("n_samples", n_samples)
         sources = [_first(count, source) for source in sources]
@@ -59,38 +86,94 @@ def _first(count: int, source: AbstractSource) -> Subset:
     return Subset(source, [range(count)])
 
 
-def _opened(path: str, image_key: str | None, text_key: str | None, split: str) -> AbstractSource:
+def _opened(
+    path: str,
+    image_key: str | None,
+    text_key: str | None,
+    image_root: PathLike | None,
+    split: str,
+) -> AbstractSource:
     if not path:
         raise ValueError("The path is empty: expected a table or a folder of shards.")
-    kind = _kind(path)
+    kind, where = _kind(path)
+    if kind is TableSource and _holds_images(where, image_key):
+        kind = ParquetImageSource
+    if kind is TableSource:
+        return sliced(TableSource(where, image_key, text_key, image_root), split)
+    if image_root is not None:
+        raise ValueError(f"`image_root` is of tables of paths; {path} is no table.")
     if kind is None:
-        return open_tfds(path, image_key, text_key, split)
-    return sliced(kind(path, image_key, text_key), split)
+        return open_tfds(where, image_key, text_key, split)
+    return sliced(kind(where, image_key, text_key), split)
 
 
-def _kind(path: str) -> type[FileSource] | None:
-    """The kind of source that a path is, by the names of its files; None if TFDS prepared it."""
+def _kind(path: str) -> tuple[type[FileSource] | None, str]:
+    """The kind of source that a path is, by the names of its files, and what to open as that.
+
+    None is what TFDS prepared.
+    """
     url = normalized(path)
     if is_pattern(url):
         names = [file.name for file in matches(url)]
     elif is_folder(url):
         names = [file.name for file in files_in(url)]
         if {"dataset_info.json", "features.json"} <= set(names):
-            return None
+            return None, url
     else:
         names = [look_at(url).name]
         if is_table(names[0]):
-            return TableSource
-    kinds = [
-        kind
-        for kind in (TFRecordSource, WebDatasetSource)
-        if any(kind.file_name.fullmatch(name) for name in names)
-    ]
-    if len(kinds) != 1:
-        found = contents(url) if is_folder(url) else listed(names)
-        raise ValueError(
-            f"{path} is {'more than one' if kinds else 'no'} kind of data set: expected a table "
-            "(.csv, .tsv, .jsonl, .parquet), TFRecord files (.tfrecord), WebDataset shards (.tar) "
-            f"or a folder prepared by TFDS; found {found}."
-        )
-    return kinds[0]
+            return TableSource, url
+    shards = [kind for kind in (TFRecordSource, WebDatasetSource) if _any(kind, names)]
+    if len(shards) == 1:  # what img2dataset writes beside them are tables, too
+        return shards[0], url
+    if not shards and is_folder(url):
+        return _kind_of_folder(url, names)
+    if not shards and _any(TableSource, names):
+        return TableSource, url
+    found = contents(url) if is_folder(url) else listed(names)
+    raise ValueError(
+        f"{path} is {'more than one' if shards else 'no'} kind of data set: expected {_EXPECTED}; "
+        f"found {found}."
+    )
+
+
+def _kind_of_folder(url: str, names: list[str]) -> tuple[type[FileSource], str]:
+    """What a folder without shards is: with metadata, of tables, or of images beside texts."""
+    metadata = [name for name in names if _METADATA.fullmatch(name)]
+    if len(metadata) > 1:
+        raise ValueError(f"{url} has {listed(metadata)}: name the one to read by its path.")
+    if metadata:
+        return TableSource, joined(url, metadata[0])
+    tables = {name.split(".")[0] for name in names if TableSource.file_name.fullmatch(name)}
+    if tables and not tables & set(folders_in(url)):  # img2dataset's, each beside its folder
+        return TableSource, url
+    return FolderSource, url
+
+
+def _holds_images(url: str, image_key: str | None) -> bool:
+    """Whether the first file of a table is Parquet with the images inside."""
+    if is_pattern(url):
+        file = matches(url)[0]
+    elif is_folder(url):
+        file = next(file for file in files_in(url) if TableSource.file_name.fullmatch(file.name))
+    else:
+        file = look_at(url)
+    if ending(file.name) != "parquet":
+        return False
+    try:
+        with opened_parquet(file) as table:
+            images = image_columns(table.schema_arrow)
+    except pa.ArrowException:  # which whoever opens it tells
+        return False
+    return bool(images) if image_key is None else image_key in images
+
+
+def _any(kind: Any, names: list[str]) -> bool:
+    return any(kind.file_name.fullmatch(name) for name in names)
+
+
+_METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)")
+_EXPECTED = (
+    "a table (.csv, .tsv, .jsonl, .parquet) or a folder of tables, TFRecord files (.tfrecord), "
+    "WebDataset shards (.tar), a folder of images beside their texts, or one prepared by TFDS"
+)

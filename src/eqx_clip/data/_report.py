@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 import io
 import math
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,10 +18,11 @@ from tqdm import tqdm
 
 from .._augment import Augment
 from .._checks import as_count
-from .._image import to_rgb
+from .._image import is_cut_off, to_rgb
 from .._tokenizer import Tokenizer
 from .._types import Count, Real
 from ._batches import batches
+from ._captions import MissingCaptionError, captions
 from ._loader import BadSample, bad_sample
 from ._order import Order
 
@@ -30,14 +33,16 @@ _FED = 64  # the batch that images/s are measured with
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """What `examine` saw. Sizes and lengths are of the good samples, in the data's order.
+    """What `examine` saw. Sizes and lengths are of the good samples, in the data's order; where
+    these have several captions each, lengths and captions are of all.
 
     - `rows`: examples in the data set; `samples`: how many of them were looked at.
-    - `bad`: those that cannot be read.
+    - `bad`: those without a readable image or a caption.
     - `formats`: how many images are JPEG, PNG, ...
+    - `cut_off`: images of 16-bit grey or of floats, whose values above 255 Pillow makes white.
     - `lengths`: of the captions in tokens, start and end of text included, nothing cut.
     - `empty`: captions of no more than space.
-    - `captions`: each different caption and how many samples have it, the most frequent first.
+    - `captions`: each different caption and how often it occurs, the most frequent first.
       Captions of the same tokens, cut at `context_length`, are the same.
     - `false_negatives`: how many examples of a random batch of `batch_size` have the caption of
       another one of it, on average. The contrastive loss takes these for wrong pairs.
@@ -49,7 +54,8 @@ class Report:
     formats: dict[str, int]
     widths: Int[np.ndarray, " good"]
     heights: Int[np.ndarray, " good"]
-    lengths: Int[np.ndarray, " good"]
+    cut_off: int
+    lengths: Int[np.ndarray, " captions"]
     empty: int
     captions: tuple[tuple[str, int], ...]
     context_length: int
@@ -67,6 +73,11 @@ class Report:
         return self.good + len(self.bad)
 
     @property
+    def missing_captions(self) -> int:
+        """Samples without a caption, which are among `bad`."""
+        return sum(sample.cause == MissingCaptionError.__name__ for sample in self.bad)
+
+    @property
     def shortest_sides(self) -> Int[np.ndarray, " good"]:
         return np.minimum(self.widths, self.heights)
 
@@ -77,7 +88,7 @@ class Report:
 
     @property
     def repeated(self) -> int:
-        """Samples whose caption another one has, too."""
+        """Captions that another sample has, too."""
         return sum(count for _, count in self.captions if count > 1)
 
 
@@ -90,6 +101,7 @@ def examine(
     num_workers: int | None = None,
     seconds: Real = 5.0,
     progress: bool = True,
+    empty_captions: bool = False,
 ) -> Report:
     """Looks at samples of a source, spread over it at random, and measures how fast it is read.
 
@@ -101,6 +113,7 @@ def examine(
     - `context_length`: in tokens, where captions are cut.
     - `num_workers`: threads that look, then processes that feed; by default one for each core.
     - `seconds`: how long to measure the images/s; 0 does not.
+    - `empty_captions`: whether empty texts are captions, as for `batches`.
 
     Raises `ValueError` for a number out of range.
     """
@@ -112,16 +125,18 @@ def examine(
     num_workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     tokenizer = Tokenizer(context_length)
     number = min(rows, max(samples, batch_size)) if samples else rows
-    seen, bad = _look_over(source, number, max(1, num_workers), progress)
-    texts = [sample.text for sample in seen]
+    look = functools.partial(_look_at, source, empty_captions=empty_captions)
+    seen, bad = _look_over(source, look, number, max(1, num_workers), progress)
+    texts = [text for sample in seen for text in sample.texts]
     captions = _counted(texts, tokenizer)
-    batch_size = min(batch_size, len(seen))
+    batch_size = min(batch_size, len(texts))
     return Report(
         rows=rows,
         bad=tuple(bad),
         formats=dict(collections.Counter(sample.format for sample in seen).most_common()),
         widths=np.array([sample.width for sample in seen], np.int64),
         heights=np.array([sample.height for sample in seen], np.int64),
+        cut_off=sum(sample.cut_off for sample in seen),
         lengths=np.array([len(tokenizer.encode(text)) + 2 for text in texts], np.int64),
         empty=sum(not text.strip() for text in texts),
         captions=captions,
@@ -129,7 +144,9 @@ def examine(
         batch_size=batch_size,
         false_negatives=expected_repeats([count for _, count in captions], batch_size),
         num_workers=num_workers,
-        images_per_second=_rate(source, tokenizer, num_workers, seconds, progress)
+        images_per_second=_rate(
+            source, tokenizer, num_workers, seconds, progress, empty_captions=empty_captions
+        )
         if seen and seconds
         else None,
     )
@@ -139,11 +156,12 @@ class _Sample(NamedTuple):
     width: int
     height: int
     format: str
-    text: str
+    cut_off: bool
+    texts: list[str]
 
 
 def _look_over(
-    source: Any, number: int, threads: int, progress: bool
+    source: Any, look: Callable[[int], Any], number: int, threads: int, progress: bool
 ) -> tuple[list[_Sample], list[BadSample]]:
     """`number` samples, those that training would draw first, and the bad ones among them."""
     indices = np.sort(Order((len(source),), (1.0,), 0, True).indices(0, 0, number))
@@ -152,26 +170,31 @@ def _look_over(
     with bar, ThreadPoolExecutor(threads) as pool:
         for start in range(0, number, _BLOCK):
             block = indices[start : start + _BLOCK].tolist()
-            for sample in pool.map(lambda i: _look_at(source, i), block):
+            for sample in pool.map(look, block):
                 (bad if isinstance(sample, BadSample) else seen).append(sample)
                 bar.update()
     return seen, bad
 
 
-def _look_at(source: Any, i: int) -> _Sample | BadSample:
+def _look_at(source: Any, i: int, *, empty_captions: bool) -> _Sample | BadSample:
     try:
         example = source[i]
+        texts = captions(example["text"], empty=empty_captions)
         width, height = to_rgb(example["image"]).size
+        name, mode = _format(example["image"])
     except (OSError, ValueError) as error:
         return bad_sample(source, i, error)
-    return _Sample(width, height, _format(example["image"]), example["text"])
+    return _Sample(width, height, name, is_cut_off(mode), texts)
 
 
-def _format(image: Any) -> str:
+def _format(image: Any) -> tuple[str, str]:
+    """The format of an encoded image, or the type of another, and its mode as Pillow has it."""
+    if isinstance(image, Image.Image):
+        return type(image).__name__, image.mode
     if not isinstance(image, bytes):
-        return type(image).__name__
+        return type(image).__name__, "RGB"
     with Image.open(io.BytesIO(image)) as opened:
-        return str(opened.format)
+        return str(opened.format), opened.mode
 
 
 def _counted(texts: list[str], tokenizer: Tokenizer) -> tuple[tuple[str, int], ...]:
@@ -202,7 +225,13 @@ def expected_repeats(counts: list[int], batch_size: int) -> float:
 
 
 def _rate(
-    source: Any, tokenizer: Tokenizer, num_workers: int, seconds: float, progress: bool
+    source: Any,
+    tokenizer: Tokenizer,
+    num_workers: int,
+    seconds: float,
+    progress: bool,
+    *,
+    empty_captions: bool,
 ) -> float | None:
     """Images/s of training batches once the workers have started, or None if too many are bad."""
     fed, elapsed = 0, 0.0
@@ -216,6 +245,7 @@ def _rate(
         process_index=0,  # of one: JAX is not asked, which would take hold of a TPU
         process_count=1,
         max_bad=1.0,
+        empty_captions=empty_captions,
     )
     with bar, feed:
         try:

@@ -28,9 +28,13 @@ class ShardedSource(FileSource):
 
     def _open(self) -> str:
         self._files = self._find_files()
+        self._look()
         mark = digest(type(self).__name__, marks(self._files), self._kept())
         self._columns = cached(mark, self.schema, self._batches())
         return mark
+
+    def _look(self) -> None:
+        """Looks at the first files, for what the index depends on."""
 
     @abc.abstractmethod
     def _kept(self) -> Any:

@@ -9,14 +9,19 @@ from typing import Any, TypedDict
 
 from .._checks import did_you_mean
 from .._types import Count, PathLike, Real
+from ._fields import key_path
 from ._files import normalized
+from ._index import logger
 
 
 class Example(TypedDict):
-    """One image as it is stored (JPEG, PNG, WebP, ...) and one text."""
+    """One image as it is stored (JPEG, PNG, WebP, ...) and its text.
+
+    Several texts of one image are a list; None is no text at all.
+    """
 
     image: bytes
-    text: str
+    text: str | list[str] | None
 
 
 class AbstractSource(abc.ABC):
@@ -38,6 +43,21 @@ class AbstractSource(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, i: int) -> Example: ...
+
+    def text(self, i: int) -> str | list[str] | None:
+        """The text of example `i`, without its image where that is stored apart."""
+        return self._read(i)["text"]
+
+    def image_name(self, i: int) -> str | None:
+        """What examples of one image have in common: the place of a file that several may name."""
+        return None
+
+    def stored(self, rows: range) -> Iterator[Any]:
+        """What tells examples from others without their pixels: names, sizes, texts, checksums.
+
+        `fingerprint` hashes it. It does not depend on where the data lie, nor on times of files.
+        """
+        return iter(())
 
     def __getitem__(self, i: Count) -> Example:
         i, count = operator.index(i), len(self)
@@ -72,23 +92,30 @@ class FileSource(AbstractSource):
     def _open(self) -> str:
         """Looks at the data, raises for what is wrong with it, and gives a mark of its content."""
 
+    def _arguments(self) -> tuple[Any, ...]:
+        """What opens the same data again."""
+        return self.path, self.image_key, self.text_key
+
     def __reduce__(self):
-        return _open_again, (type(self), self.path, self.image_key, self.text_key, self.mark)
+        return _open_again, (type(self), self._arguments(), self.mark)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r}, {len(self)} examples)"
 
     def _find_keys(self, found: Sequence[str]) -> None:
         """Sets the keys not given to those of `found` that are usual."""
+        guessed = self.image_key is None or self.text_key is None
         self.image_key = self._key("image", self.image_key, self.image_keys, found)
         self.text_key = self._key("text", self.text_key, self.text_keys, found)
         if self.image_key == self.text_key:
             raise ValueError(f"image_key and text_key are the same, {self.text_key!r}.")
+        if guessed:
+            log_keys(self.path, self.image_key, self.text_key)
 
     def _key(self, what: str, given: str | None, usual: Sequence[str], found: Sequence[str]) -> str:
         names = ", ".join(map(repr, found)) or "nothing"
         if given is not None:
-            if given in found:
+            if given in found or key_path(given)[0] in found:
                 return given
             hint = did_you_mean(given, found)
             raise ValueError(f"{self.path} has no {what}_key {given!r}: it holds {names}.{hint}")
@@ -102,12 +129,15 @@ class FileSource(AbstractSource):
         return candidates[0]
 
 
-def _open_again(
-    kind: type[FileSource], path: str, image_key: str | None, text_key: str | None, mark: str
-) -> FileSource:
-    source = kind(path, image_key, text_key)
+def log_keys(path: str, image_key: str, text_key: str) -> None:
+    """Says which keys were taken where none were given."""
+    logger.info("%s: images are %r, texts are %r.", path, image_key, text_key)
+
+
+def _open_again(kind: type[FileSource], arguments: tuple[Any, ...], mark: str) -> FileSource:
+    source = kind(*arguments)
     if source.mark != mark:
-        raise ValueError(f"{path} has changed since it was opened. Open it again.")
+        raise ValueError(f"{source.path} has changed since it was opened. Open it again.")
     return source
 
 
@@ -128,6 +158,18 @@ class Subset(AbstractSource):
 
     def _read(self, i: int) -> Example:
         return self.source[self._index(i)]
+
+    def text(self, i: int) -> str | list[str] | None:
+        return self.source.text(self._index(i))
+
+    def image_name(self, i: int) -> str | None:
+        return self.source.image_name(self._index(i))
+
+    def stored(self, rows: range) -> Iterator[Any]:
+        for start, part in zip(self._starts, self.ranges, strict=False):
+            low, high = max(rows.start, start), min(rows.stop, start + len(part))
+            if low < high:
+                yield from self.source.stored(part[low - start : high - start])
 
     def __repr__(self) -> str:
         return f"Subset({self.source!r}, {len(self)} examples)"
@@ -186,6 +228,20 @@ class Mixture(AbstractSource):
         k = bisect.bisect_right(self._starts, i) - 1
         return self.sources[k][i - self._starts[k]]
 
+    def text(self, i: int) -> str | list[str] | None:
+        k = bisect.bisect_right(self._starts, i) - 1
+        return text_at(self.sources[k], i - self._starts[k])
+
+    def image_name(self, i: int) -> str | None:
+        k = bisect.bisect_right(self._starts, i) - 1
+        return image_name(self.sources[k], i - self._starts[k])
+
+    def stored(self, rows: range) -> Iterator[Any]:
+        for start, source in zip(self._starts, self.sources, strict=False):
+            low, high = max(rows.start, start), min(rows.stop, start + len(source))
+            if low < high:
+                yield from stored(source, range(low - start, high - start))
+
 
 def _flat(
     sources: Sequence[Any], factors: Sequence[float]
@@ -204,6 +260,19 @@ def _flat(
 def where(source: Any, i: int) -> str:
     """Where a source, ours or a user's, keeps example `i`."""
     return source.where(i) if hasattr(source, "where") else f"example {i} of {source!r:.80}"
+
+
+def text_at(source: Any, i: int) -> Any:
+    """The text of example `i` of a source, ours or a user's."""
+    return source.text(i) if isinstance(source, AbstractSource) else source[i]["text"]
+
+
+def image_name(source: Any, i: int) -> str | None:
+    return source.image_name(i) if isinstance(source, AbstractSource) else None
+
+
+def stored(source: Any, rows: range) -> Iterator[Any]:
+    return source.stored(rows) if isinstance(source, AbstractSource) else iter(())
 
 
 def is_remote(source: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import glob
 import os
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -10,7 +12,8 @@ from tensorflow_datasets.core.file_adapters import FileFormat
 
 from .._types import PathLike
 from ._files import digest, files_in, joined, marks, normalized
-from ._source import AbstractSource, Example, FileSource, Mixture, Subset
+from ._parquet_images import ParquetImageSource
+from ._source import AbstractSource, Example, FileSource, Mixture, Subset, log_keys
 from ._tfrecord import TFRecordSource, example_of, parse_example
 
 
@@ -19,7 +22,9 @@ def open_tfds(
 ) -> AbstractSource:
     """The examples of a split, or of a slice such as "validation[:50%]", of a prepared data set.
 
-    Without keys, its one `Image` and its one `Text` feature are taken. Images stay encoded.
+    Without keys, its one `Image` feature is taken, and its one `Text`, or the one that is called as
+    captions are; in a sequence (`captions/text`) it is several texts of an image. Images stay
+    encoded.
 
     Raises `ValueError` for a split or a key that it does not have, and for files that hold fewer
     examples than the data set's own information says.
@@ -31,23 +36,47 @@ def open_tfds(
     except AssertionError as error:  # how TFDS answers to a notation that it does not know
         raise ValueError(f"{path} has no {split!r}. {error}") from error
     keys = key_of(builder, "image", image_key), key_of(builder, "text", text_key)
+    log_keys(path, *keys)
     sources = []
     for part in parts:
         source = _whole(builder, path, part.splitname, *keys)
         sources.append(Subset(source, [range(len(source))[part.from_ : part.to]]))
+    sources = [source for source in sources if len(source)]
+    if not sources:
+        raise ValueError(f"{split!r} of {path} is empty.")
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
-def key_of(builder: tfds.core.DatasetBuilder, what: str, given: str | None = None) -> str:
-    """The feature that is given, or the only one, for an "image", a "text" or a "label"."""
+# The last part of the names of texts that are captions, where a data set has several texts.
+_CAPTIONS = ("caption", "captions", "text", "txt", "title")
+# A word in the name of a text that says what an image is, not what it shows.
+_NAMES = re.compile(
+    r"(?:^|[_/])(?:id|ids|key|name|names|filename|file|path|url|uri|hash|source|license)$"
+)
+
+
+def key_of(builder: Any, what: str, given: str | None = None) -> str:
+    """The feature that is given, or the only one, for an "image", a "text" or a "label".
+
+    `builder` is a `tfds.core.DatasetBuilder`. Features within others are named by a path,
+    `captions/text`. Texts in a sequence are texts, too; names and identifiers are never taken for
+    captions unless they are given.
+    """
     kind = {
         "image": tfds.features.Image,
         "text": tfds.features.Text,
         "label": tfds.features.ClassLabel,
     }[what]
-    features: Any = builder.info.features
+    features = dict(_named(builder.info.features, repeated=what == "text"))
     candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
-    chosen = candidates if given is None else [name for name in candidates if name == given]
+    if given is not None:
+        chosen = [name for name in candidates if name == given]
+    elif what == "text":
+        chosen = [name for name in candidates if not _NAMES.search(name)]
+        usual = [name for name in chosen if name.rsplit("/", 1)[-1] in _CAPTIONS]
+        chosen = usual if len(usual) == 1 else chosen
+    else:
+        chosen = candidates
     if len(chosen) == 1:
         return chosen[0]
     held = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
@@ -56,6 +85,18 @@ def key_of(builder: tfds.core.DatasetBuilder, what: str, given: str | None = Non
         f"Expected {wanted} to be a TFDS {kind.__name__}; {builder.data_dir} holds {held}. Pass "
         f"`{what}_key=`."
     )
+
+
+def _named(features: Any, prefix: str = "", *, repeated: bool) -> Iterator[tuple[str, Any]]:
+    """The features that are no dictionaries, by their paths; with `repeated` those in sequences as
+    what the sequences hold."""
+    for name, feature in features.items():
+        if repeated and isinstance(feature, tfds.features.Sequence):
+            feature = feature.feature
+        if isinstance(feature, tfds.features.FeaturesDict):
+            yield from _named(feature, f"{prefix}{name}/", repeated=repeated)
+        else:
+            yield f"{prefix}{name}", feature
 
 
 def _whole(
@@ -69,6 +110,9 @@ def _whole(
         source = TFRecordSource(joined(glob.escape(path), names), image_key, text_key)
     elif form == FileFormat.ARRAY_RECORD:
         source = ArrayRecordSource(f"{path}#{split}", image_key, text_key)
+    elif form == FileFormat.PARQUET:
+        names = f"{template.dataset_name}-{split}.{template.filetype_suffix}-*"
+        source = ParquetRecordSource(joined(glob.escape(path), names), image_key, text_key)
     else:
         raise ValueError(
             f"{path} holds {form.value if form else 'unknown'} files, which cannot be read one "
@@ -80,6 +124,23 @@ def _whole(
             f"{len(source)}. Copy or prepare it again."
         )
     return source
+
+
+class ParquetRecordSource(ParquetImageSource):
+    """A split of a data set in Parquet files, in which TFDS keeps its records as one column."""
+
+    def _look(self) -> None:
+        """The keys are given, and name features of the records."""
+
+    def _kept(self) -> tuple[str, str]:
+        return "data", ""
+
+    def text(self, i: int) -> str | list[str] | None:
+        return self._read(i)["text"]
+
+    def _read(self, i: int) -> Example:
+        features = parse_example(self._bytes(i))
+        return example_of(features, str(self.image_key), str(self.text_key))
 
 
 class ArrayRecordSource(FileSource):
@@ -100,6 +161,11 @@ class ArrayRecordSource(FileSource):
 
     def where(self, i: int) -> str:
         return f"{self.path}, record {i}"
+
+    def stored(self, rows: range) -> Iterator[Any]:
+        """The names and sizes of the split's files: all that ArrayRecord tells unread."""
+        files = files_in(self.path.rsplit("#", 1)[0])
+        yield rows.start, rows.stop, [(file.name, file.size) for file in files]
 
     def _read(self, i: int) -> Example:
         try:

@@ -10,6 +10,7 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
+from ._fields import decoded, text_of
 from ._files import File, opened, read
 from ._shards import ShardedSource
 from ._source import Example
@@ -25,8 +26,8 @@ class TFRecordSource(ShardedSource):
     """Records of `tf.train.Example` with an encoded image and a text, as img2dataset writes them.
 
     Files of other kinds beside the shards, gaps in their numbers and further features are passed
-    over; a text that a record does not have is empty. A record's checksum is compared when it is
-    read.
+    over. A record that lacks the text has none; several values are several texts of its image. A
+    record's checksum is compared when it is read.
 
     Raises `ValueError` for a shard whose records are not whole, naming the byte.
     """
@@ -35,7 +36,12 @@ class TFRecordSource(ShardedSource):
     text_keys = ("txt", "caption", "text", "title")
     file_name = re.compile(r".*\.tfrecords?(-\d{5,}-of-\d{5,})?")
     file_kind = "TFRecord files (`*.tfrecord`)"
-    schema = pa.schema({"shard": pa.int32(), "start": pa.int64(), "size": pa.int64()})
+    schema = pa.schema(
+        {
+            **{"shard": pa.int32(), "start": pa.int64(), "size": pa.int64()},
+            "checksum": pa.uint32(),
+        }
+    )
 
     def _open(self) -> str:
         mark = super()._open()
@@ -55,7 +61,7 @@ class TFRecordSource(ShardedSource):
             except ValueError as error:  # a damaged record counts when it is read
                 problems.append(error)
                 continue
-            names.update(name for name, value in features.items() if value is not None)
+            names.update(name for name, values in features.items() if values)
             if {self.image_key, self.text_key} <= names:
                 break
         if problems and not names:
@@ -66,7 +72,7 @@ class TFRecordSource(ShardedSource):
         return tuple(sorted(names))
 
     def where(self, i: int) -> str:
-        file, start, _ = self._entry(i)
+        file, start, *_ = self._entry(i)
         return f"{file.url}, record at byte {start - _HEADER}"
 
     def _kept(self) -> None:
@@ -75,20 +81,26 @@ class TFRecordSource(ShardedSource):
     def _indexed(self, file: File) -> dict[str, np.ndarray]:
         return index_records(file)
 
-    def _features(self, i: int) -> dict[str, bytes | None]:
-        file, start, size = self._entry(i)
+    def stored(self, rows: range) -> Iterator[Any]:
+        """The sizes and the checksums of the records, which are of texts and pixels."""
+        for column in self._columns[2:]:
+            yield column[rows.start : rows.stop].to_numpy().tobytes()
+
+    def _features(self, i: int) -> dict[str, list[bytes]]:
+        file, start, size, _ = self._entry(i)
         return parse_example(read_record(file.url, start, size))
 
     def _read(self, i: int) -> Example:
         return example_of(self._features(i), str(self.image_key), str(self.text_key))
 
 
-def example_of(features: dict[str, bytes | None], image_key: str, text_key: str) -> Example:
-    """The image and the text of a record, which may have no text but must have an image."""
-    image = features.get(image_key)
+def example_of(features: dict[str, list[bytes]], image_key: str, text_key: str) -> Example:
+    """The image and the texts of a record, which may have no text but must have an image."""
+    image = next(iter(features.get(image_key, ())), None)
     if not image:
         raise ValueError(f"The record has no image {image_key!r}.")
-    return {"image": image, "text": (features.get(text_key) or b"").decode()}
+    texts = [decoded(text, repr(text_key)) for text in features.get(text_key, ())]
+    return {"image": image, "text": text_of(texts)}
 
 
 def read_record(url: str, start: int, size: int) -> bytes:
@@ -101,20 +113,17 @@ def read_record(url: str, start: int, size: int) -> bytes:
 
 
 def index_records(file: File) -> dict[str, np.ndarray]:
-    """Where the payloads of a file's records start, and their sizes, by its headers alone."""
-    starts: list[int] = []
-    sizes: list[int] = []
+    """Where the payloads of a file's records start, their sizes and their stored checksums, by what
+    lies between the payloads alone."""
     with opened(file.url) as stream:
-        for start, size in _walk(file, _reader(file, stream)):
-            starts.append(start)
-            sizes.append(size)
-    return {"start": np.array(starts, np.int64), "size": np.array(sizes, np.int64)}
+        rows = np.array(list(_walk(file, _reader(file, stream))), np.int64).reshape(-1, 3)
+    starts, sizes, checksums = rows.T
+    return {"start": starts, "size": sizes, "checksum": checksums.astype(np.uint32)}
 
 
-def _walk(file: File, read_at: Callable[[int], bytes]) -> Iterator[tuple[int, int]]:
-    position, count = 0, 0
+def _walk(file: File, read_at: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, int]]:
+    position, count, header = 0, 0, read_at(0, _HEADER)
     while position < file.size:
-        header = read_at(position)
         where = f"at byte {position} (record {count}) of {file.url}"
         if len(header) < _HEADER:
             raise ValueError(f"Truncated header {where}. Write or download the file again.")
@@ -123,21 +132,23 @@ def _walk(file: File, read_at: Callable[[int], bytes]) -> Iterator[tuple[int, in
             if header.startswith(b"\x1f\x8b"):
                 raise ValueError(f"{file.url} is compressed by gzip: unpack it (`gunzip`).")
             raise ValueError(f"Damaged header {where}: not a TFRecord, or flipped bits.")
-        end = position + _HEADER + size + _FOOTER
-        if end > file.size:
+        end = position + _HEADER + size
+        if end + _FOOTER > file.size:
             raise ValueError(f"Truncated record {where}. Write or download the file again.")
-        yield position + _HEADER, size
-        position, count = end, count + 1
+        between = read_at(end, _FOOTER + _HEADER)  # the end of this record, the start of the next
+        (checksum,) = struct.unpack("<I", between[:_FOOTER])
+        yield position + _HEADER, size, checksum
+        position, count, header = end + _FOOTER, count + 1, between[_FOOTER:]
 
 
-def _reader(file: File, stream) -> Callable[[int], bytes]:
+def _reader(file: File, stream) -> Callable[[int, int], bytes]:
     if "://" not in file.url:
         handle = stream.fileno()
-        return lambda position: os.pread(handle, _HEADER, position)
+        return lambda position, size: os.pread(handle, size, position)
 
-    def read_at(position: int) -> bytes:
+    def read_at(position: int, size: int) -> bytes:
         stream.seek(position)
-        return stream.read(_HEADER)
+        return stream.read(size)
 
     return read_at
 
@@ -148,8 +159,8 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def parse_example(record: bytes) -> dict[str, bytes | None]:
-    """The features of a serialised `tf.train.Example`: the first byte string of each, or None."""
+def parse_example(record: bytes) -> dict[str, list[bytes]]:
+    """The byte strings of each feature of a serialised `tf.train.Example`; none of numbers."""
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -158,5 +169,5 @@ def parse_example(record: bytes) -> dict[str, bytes | None]:
         example = messages.Example.FromString(record)
     except DecodeError as error:
         raise ValueError(f"The record is not a tf.train.Example. {error}") from error
-    values = {name: value.bytes_list.value for name, value in example.features.feature.items()}
-    return {name: value[0] if value else None for name, value in values.items()}
+    features = example.features.feature
+    return {name: list(value.bytes_list.value) for name, value in features.items()}

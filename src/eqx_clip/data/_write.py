@@ -22,7 +22,8 @@ def write_tfrecords(
     """Writes the examples to `00000.tfrecord`, `00001.tfrecord`, ..., as img2dataset does.
 
     Each record is a `tf.train.Example` of byte strings: `key`, the example's number of nine digits;
-    the text as `txt` and as `caption`; and the image as it is stored, under the format of the first
+    the text as `txt` and as `caption`, of several values where there are several, left out where
+    there is none; and the image as it is stored, under the format of the first
     image (`jpg`, `png`, `webp`), whatever the others are. `TFRecordBuilder` reads them back
     byte for byte.
 
@@ -82,14 +83,21 @@ def _records(source: Any, name: str, indices: range) -> Iterator[bytes]:
     messages: Any = tf_example_pb2  # made at run time
     for i in indices:
         example, record = source[i], messages.Example()
+        texts = [text.encode() for text in _texts(example["text"])]
         values = {
-            "key": f"{i:09}".encode(),
-            **dict.fromkeys(("txt", "caption"), example["text"].encode()),
-            name: _bytes(source, i, example["image"]),
+            "key": [f"{i:09}".encode()],
+            **(dict.fromkeys(("txt", "caption"), texts) if texts else {}),
+            name: [_bytes(source, i, example["image"])],
         }
         for key, value in values.items():
-            record.features.feature[key].bytes_list.value.append(value)
+            record.features.feature[key].bytes_list.value.extend(value)
         yield framed(record.SerializeToString(deterministic=True))
+
+
+def _texts(text: str | list[str] | None) -> list[str]:
+    if text is None:
+        return []
+    return [text] if isinstance(text, str) else text
 
 
 def framed(payload: bytes) -> bytes:

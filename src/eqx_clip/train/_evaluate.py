@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from .._checks import as_count
 from .._clip import CLIP
-from .._types import AnyArray, Count
+from .._types import AnyArray, Count, Input
 from ._retrieval import by_rows, check_features, filled, retrieval_metrics
 
 
@@ -28,6 +28,7 @@ def validate(
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
     batch_size: Count,
+    groups: Input | None = None,
     chunk_size: Count = 256,
 ) -> dict[str, float]:
     """The mean loss over a data set's batches, and retrieval among all of its examples.
@@ -43,6 +44,9 @@ def validate(
       the last batch fewer, or none. All processes must have equally many batches.
     - `batch_size`: of the global batch. Parts of fewer rows are filled up with zeros, so that one
       shape is compiled, and the features of those are left out.
+    - `groups`: integers (examples,), equal for examples that are texts of one image, such as
+      `eqx_clip.data.Pairs(source).groups` of the source that `batches` reads. Retrieval then takes
+      each image once, by the first of them. Without, every example has an image of its own.
     - `chunk_size`: as for `retrieval_metrics`.
 
     **Returns:** `"loss"`, the mean over all batches of the softmax loss within a batch, with the
@@ -70,14 +74,32 @@ def validate(
         raise ValueError("There is nothing to validate on: `batches` gave no example.")
     image_features, text_features = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
     check_features(image_features, text_features)
+    retrieval = _retrieval(image_features, text_features, groups, chunk_size)
     scale = math.exp(float(np.asarray(model.logit_scale)))
     losses = [_loss(pair, scale, chunk_size) for pair in gathered]
     sizes = [len(images) for images, _ in gathered]
     return {
         "loss": float(np.average(losses, weights=sizes)),
         "num_samples": float(sum(sizes)),
-        **retrieval_metrics(image_features, text_features, chunk_size=chunk_size),
+        **retrieval,
     }
+
+
+def _retrieval(
+    image_features: np.ndarray, text_features: np.ndarray, groups: Any, chunk_size: Count
+) -> dict[str, float]:
+    """Retrieval in which each image counts once, by the first example of its group."""
+    if groups is None:
+        return retrieval_metrics(image_features, text_features, chunk_size=chunk_size)
+    if np.shape(groups) != (len(text_features),):
+        raise ValueError(
+            f"`groups` must say the image of each of the {len(text_features)} examples; got shape "
+            f"{np.shape(groups)}."
+        )
+    _, firsts, images = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    return retrieval_metrics(
+        image_features[firsts], text_features, groups=images, chunk_size=chunk_size
+    )
 
 
 def _rows_of_a_process(batch_size: Count) -> int:

@@ -18,35 +18,48 @@ RowFunction = Callable[[Array, Array, np.ndarray], Array]
 
 
 def retrieval_metrics(
-    image_features: Input, text_features: Input, *, chunk_size: Count = 256
+    image_features: Input,
+    text_features: Input,
+    *,
+    groups: Input | None = None,
+    chunk_size: Count = 256,
 ) -> dict[str, float]:
     """Recall and ranks of each image's text among all texts, and of each text's image.
 
     **Arguments:**
 
-    - `image_features`, `text_features`: unit vectors (examples, embed), NumPy or JAX; row i of one
-      belongs with row i of the other.
+    - `image_features`, `text_features`: unit vectors (images, embed) and (texts, embed), NumPy or
+      JAX. Without `groups` row i of one belongs with row i of the other.
+    - `groups`: integers (texts,), the row of the image that each text belongs to, where images have
+      several texts. An image is found by the best of its texts, as CLIP_benchmark has it.
     - `chunk_size`: how many queries are compared at a time. Memory, beside the features, is at most
       that of two arrays (chunk_size, examples) in float32, which is what cosines are at least.
 
     **Returns:** for both directions, `image_to_text` and `text_to_image`, the shares
     `image_to_text_R@1`, `_R@5` and `_R@10` of queries whose own is among the first so many, and
     `_mean_rank` and `_median_rank` of it, the best being 1; a median between two ranks is rounded
-    down. Of equal cosines the one of the lower index is first; OpenCLIP's sort leaves open which,
-    otherwise the numbers are those of its `get_clip_metrics`.
+    down. With `groups` also `num_images` and `num_texts`. Of equal cosines the one of the lower
+    index is first; OpenCLIP's sort leaves open which, otherwise the numbers are those of its
+    `get_clip_metrics`.
 
-    Computed on this process's first device. Raises `ValueError` for features that are not of one
-    shape, (examples, embed), that are none, or that are not finite.
+    Computed on this process's first device. Raises `ValueError` for features that do not fit, that
+    are none, or that are not finite, and for groups that are no rows of the images or leave an
+    image without a text.
     """
+    image_features, text_features = np.asarray(image_features), np.asarray(text_features)
+    is_paired = groups is None
+    if groups is None:
+        _check_pairs(image_features, text_features)
+        groups = np.arange(len(image_features))
+    groups = _checked_groups(groups, len(image_features), len(text_features))
     check_features(image_features, text_features)
-    own = np.arange(len(image_features))
-    pairs = {
-        "image_to_text": (image_features, text_features),
-        "text_to_image": (text_features, image_features),
-    }
-    metrics = {}
-    for name, (queries, keys) in pairs.items():
-        found = ranks(queries, keys, own, chunk_size=chunk_size)
+    # Of the texts of an image the one that comes first has no other of its own before it.
+    of_texts = ranks(image_features[groups], text_features, np.arange(len(groups)), chunk_size)
+    best = np.full(len(image_features), len(groups))
+    np.minimum.at(best, groups, of_texts)
+    of_images = ranks(text_features, image_features, groups, chunk_size)
+    metrics = {} if is_paired else {"num_images": float(len(best)), "num_texts": float(len(groups))}
+    for name, found in (("image_to_text", best), ("text_to_image", of_images)):
         metrics[f"{name}_mean_rank"] = float(found.mean()) + 1
         metrics[f"{name}_median_rank"] = float(np.floor(np.median(found))) + 1
         for k in (1, 5, 10):
@@ -54,13 +67,42 @@ def retrieval_metrics(
     return metrics
 
 
-def check_features(image_features: Input, text_features: Input) -> None:
-    """A `ValueError` for what are not finite features of as many images as texts."""
+def _check_pairs(image_features: AnyArray, text_features: AnyArray) -> None:
+    """A `ValueError` for features that are not of as many images as texts, or of none."""
     shapes = np.shape(image_features), np.shape(text_features)
     if shapes[0] != shapes[1] or len(shapes[0]) != 2 or 0 in shapes[0]:
         raise ValueError(
             "Expected image features and text features of one shape, (examples, embed), of at "
-            f"least one example; got {shapes[0]} and {shapes[1]}."
+            f"least one example; got {shapes[0]} and {shapes[1]}. Where images have several texts, "
+            "`groups` says which."
+        )
+
+
+def _checked_groups(groups: Input, num_images: int, num_texts: int) -> Targets:
+    """The image of each text, or a `ValueError` for what is not that."""
+    groups = np.asarray(groups)
+    if groups.shape != (num_texts,) or groups.dtype.kind not in "iu":
+        raise ValueError(
+            f"`groups` must be integers, one for each of the {num_texts} texts; got {groups.dtype} "
+            f"{groups.shape}."
+        )
+    counts = np.bincount(groups, minlength=num_images) if groups.min(initial=0) >= 0 else []
+    if len(counts) != num_images or not np.all(counts):
+        raise ValueError(
+            f"`groups` must name each of the {num_images} images, from 0 to {num_images - 1}, at "
+            f"least once; got {groups.min(initial=0)} to {groups.max(initial=0)}, "
+            f"{len(np.unique(groups))} different ones."
+        )
+    return groups.astype(np.int64)
+
+
+def check_features(image_features: AnyArray, text_features: AnyArray) -> None:
+    """A `ValueError` for what are not finite features of one width, of images and of texts."""
+    shapes = np.shape(image_features), np.shape(text_features)
+    if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            "Expected image features (images, embed) and text features (texts, embed), at least "
+            f"one of each; got {shapes[0]} and {shapes[1]}."
         )
     for name, features in (("image", image_features), ("text", text_features)):
         broken = np.flatnonzero(~np.isfinite(np.asarray(features, np.float32)).all(axis=1))
@@ -73,7 +115,7 @@ def check_features(image_features: Input, text_features: Input) -> None:
 
 
 def ranks(
-    queries: AnyArray, keys: AnyArray, targets: Targets, *, chunk_size: Count
+    queries: AnyArray, keys: AnyArray, targets: Targets, chunk_size: Count
 ) -> Int[np.ndarray, " queries"]:
     """How many keys come before each query's own, `keys[targets]`, in the order of their cosines.
 

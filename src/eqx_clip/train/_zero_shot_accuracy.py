@@ -53,7 +53,7 @@ def zero_shot_accuracy(
     features = embed_images(model, here, batch_size=batch_size, progress=progress)
     found = np.empty(0)
     if len(share):
-        found = ranks(features, classifier, labels[share], chunk_size=batch_size)
+        found = ranks(features, classifier, labels[share], batch_size)
     hits = {"top1": np.sum(found < 1)}
     if len(classifier) > 5:
         hits["top5"] = np.sum(found < 5)
