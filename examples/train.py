@@ -72,6 +72,8 @@ class Data:
     """A folder of classes, or one of TFDS, for zero-shot accuracy after every epoch."""
     zero_shot_split: str | None = None
     """Of TFDS: "test", "validation[:1000]"."""
+    zero_shot_names: str | None = None
+    """A file of the classes' names: in order, or beside the names of their folders."""
     zero_shot_templates: tuple[str, ...] = ("a photo of a {}.",)
     """What classes are named in."""
 
@@ -185,7 +187,7 @@ OF_DATA = ("global_batch_size", "augment_scale", "draft", "empty_captions")
 # Those that may differ between processes: where they are, and where they find and keep things.
 OF_PROCESS = (
     *("coordinator_address", "process_id", "workers", "export_dir"),
-    *("train_path", "valid_path", "zero_shot_path", "image_root"),
+    *("train_path", "valid_path", "zero_shot_path", "zero_shot_names", "image_root"),
 )
 # The least that they may be.
 LEAST = {
@@ -302,7 +304,9 @@ def main(options: Options) -> None:
             with feed(options, what, source, stand_in, workers=0) as examples:
                 next(examples)  # what is wrong with the data shows here, before a model is loaded
     if data.zero_shot_path is not None:
-        sources["classes"] = datasets.open_classes(data.zero_shot_path, split=data.zero_shot_split)
+        sources["classes"] = datasets.open_classes(
+            data.zero_shot_path, split=data.zero_shot_split, class_names=data.zero_shot_names
+        )
         eqx_clip.Preprocess()(sources["classes"].images[0])
     model = build(options, skeleton=True)
     train.check_same(**options.shared, examples=content)

@@ -14,7 +14,7 @@ SOURCE = Path(eqx_clip.__file__).parent
 LAYERS = [
     {"_types", "train._facts"},
     {"_stack", "data._captions", "data._files", "data._order"},
-    {"data._fields", "data._index"},
+    {"data._class_names", "data._fields", "data._index"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
     {"_loss", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},

@@ -119,3 +119,62 @@ def test_tfrecord_files_of_tfds_are_refused_with_the_remedy(prepared, tmp_path):
         )
     with pytest.raises(ValueError, match="file_format='array_record'"):
         open_classes(folder, split="test", label_key="label")
+
+
+def classes(tmp_path, *names):
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    return tmp_path
+
+
+def test_identifiers_of_imagenet_have_their_names(tmp_path, caplog):
+    folder = classes(tmp_path, "n03445777", "n01440764", "n02102040")
+    assert open_classes(folder).class_names == ("tench", "English Springer Spaniel", "golf ball")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "names", [("0", "1"), ("007", "012", "cat"), ("n00000001", "n01440764")], ids=str
+)
+def test_names_by_which_no_model_knows_a_class_are_told(tmp_path, caplog, names):
+    open_classes(classes(tmp_path, *names))
+    (record,) = caplog.records
+    assert names[0] in record.message and "--zero-shot-names" in record.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names.txt", "tench\ngolf ball\n"),
+        ("mapping.txt", "n1 golf ball\nn0 tench\nn9 another\n"),
+        ("mapping.tsv", "n0\ttench\nn1\tgolf ball\n"),
+        ("mapping.csv", "n0,tench\nn1,golf ball\n"),
+        ("names.json", '["tench", "golf ball"]'),
+        ("mapping.json", '{"n1": "golf ball", "n0": "tench"}'),
+    ],
+)
+def test_names_are_read_from_a_file(tmp_path, caplog, name, content):
+    folder = classes(tmp_path / "set", "n0", "n1")
+    (tmp_path / name).write_text(content)
+    assert open_classes(folder, class_names=tmp_path / name).class_names == ("tench", "golf ball")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("names.txt", "tench\n", "2 classes, n0, n1; got 1 names"),
+        ("mapping.txt", "n0 tench\nn2 other\n", "names lack n1"),
+        ("names.json", "[1, 2]", "must be strings"),
+        ("names.json", "7", "a list of names, or an object"),
+        ("names.json", "[", "cannot be read as names"),
+    ],
+)
+def test_files_of_other_names_are_told(tmp_path, name, content, message):
+    folder = classes(tmp_path / "set", "n0", "n1")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        open_classes(folder, class_names=tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_classes(folder, class_names=tmp_path / "nowhere.txt")

@@ -1,7 +1,7 @@
 """Labelled images, to classify: a folder of classes, or what TFDS prepared."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from .._types import PathLike
+from ._class_names import Names, class_names_of, listed
 from ._tfds import key_of
 
 
@@ -27,7 +28,7 @@ def open_classes(
     *,
     split: str | None = None,
     label_key: str | None = None,
-    class_names: Iterable[str] | None = None,
+    class_names: Names | None = None,
 ) -> LabelledImages:
     """The images of a folder of classes, `path/class_name/*.jpg`, or of a data set of TFDS.
 
@@ -39,7 +40,11 @@ def open_classes(
     - `split`: of TFDS: "test", "validation[:1000]". A folder of classes has none.
     - `label_key`: the `ClassLabel` of TFDS, where a data set has several.
     - `class_names`: one name for each class, in the order of the sorted sub-folders or of TFDS's
-      labels. By default those names, with spaces for underscores.
+      labels; a mapping from those to names; or the path of a file of either: lines of a name each,
+      lines of sub-folder and name (`n01440764 tench`), or JSON of a list or an object. By default
+      the sub-folders' or labels' own, with spaces for underscores, and for WordNet's identifiers of
+      ImageNet's classes the names that OpenAI gave them. Names that are numbers or other
+      identifiers are warned of: a model knows nothing by them.
 
     **Returns:** `images`, which are opened when they are asked for, `labels` and `class_names`. For
     a classifier: `eqx_clip.zero_shot_classifier(model, classes.class_names, templates)`.
@@ -62,14 +67,7 @@ def open_classes(
         )
     else:
         images, labels, found = _of_folder(folder)
-    spelt = (name.replace("_", " ") for name in found)
-    names = tuple(spelt if class_names is None else class_names)
-    if len(names) != len(found):
-        raise ValueError(
-            f"{folder} has {len(found)} classes, {_listed(found)}; got {len(names)} names, "
-            f"{_listed(names)}. Expected a name for each, in that order."
-        )
-    return LabelledImages(images, labels, names)
+    return LabelledImages(images, labels, class_names_of(found, class_names, folder))
 
 
 def _of_folder(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
@@ -79,7 +77,7 @@ def _of_folder(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     if len(names) < 2:
         raise ValueError(
             f"Expected two classes or more, each a sub-folder of images, {folder / 'cat'}, "
-            f"{folder / 'dog'}; {folder} has {_listed(names) or 'no sub-folder'}."
+            f"{folder / 'dog'}; {folder} has {listed(names) or 'no sub-folder'}."
         )
     Image.init()  # so that Pillow knows all its formats
     suffixes = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
@@ -102,7 +100,7 @@ def _of_tfds(
     builder: Any = tfds.builder_from_directory(folder)
     image_key, label_key = key_of(builder, "image"), key_of(builder, "label", label_key)
     if split is None:
-        splits = _listed(sorted(builder.info.splits))
+        splits = listed(sorted(builder.info.splits))
         raise ValueError(f"{folder} has the splits {splits}: pass `split=`.")
     try:
         decoders = {image_key: tfds.decode.SkipDecoding()}
@@ -131,8 +129,3 @@ class _Column(Sequence):
 
     def __getitem__(self, i: Any) -> Any:
         return self._examples[range(len(self))[i]][self._name]  # whose IndexError ends a loop
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
