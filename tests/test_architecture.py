@@ -13,9 +13,9 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types", "train._facts"},
-    {"_stack", "data._files", "data._index", "data._order"},
+    {"_repr", "_stack", "data._files", "data._index", "data._order"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
-    {"_loss", "_tokenizer", "sharding"},
+    {"_loss", "_openclip_pairs", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip", "data._source"},
     {"data._loader", "data._shards", "data._table"},
@@ -25,8 +25,10 @@ LAYERS = [
     {"data._show"},
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
-    {"_openclip", "_registry", "_hub", "_zero_shot"},
-    {"_load", "_save"},
+    {"_openclip_names", "_registry", "_hub", "_zero_shot"},
+    {"_openclip"},
+    {"_find", "_save"},
+    {"_load"},
     {"_inference"},
     {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
     {
