@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import DTypeLike
 
 from ._repr import short_repr
-from ._types import AnyArray, Input, Key
+from ._types import AnyArray, DType, Input, Key
 
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -210,7 +209,7 @@ def check_features(image: Input, text: Input, embed_dim: int) -> None:
         )
 
 
-def check_dtype(dtype: DTypeLike) -> np.dtype:
+def check_dtype(dtype: DType) -> np.dtype:
     """`dtype`, if towers compute in it; else `ValueError`."""
     try:
         found = None if dtype is None else jnp.dtype(dtype)

@@ -88,7 +88,7 @@ def _unknown(name: str, tag: str | None) -> ValueError:
     """What to say of a source that is neither a registered model nor a path."""
     models = f"Models: {', '.join(MODELS)}."
     theirs = [pair_of(tag, name)] if tag is not None else []
-    for pair in (*theirs, *pairs_of(name)):
+    for pair in (*theirs, *pairs_of(name)[-1:]):
         if pair is not None:
             return ValueError(f"{pair.answer} {models}")
     problem = f"{short_repr(name)} is no registered model and no folder.{nearest_model(name)}"

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import DTypeLike
 
 from ._checks import check_dtype, check_key
 from ._clip import CLIP, CLIPConfig
@@ -22,7 +21,7 @@ from ._openclip_config import config_from_open_clip
 from ._positions import resize_image_positions, resize_text_positions
 from ._repr import short_repr
 from ._safetensors import SafetensorsFile
-from ._types import Count, Key, PathLike, Real, Size
+from ._types import Count, DType, Key, PathLike, Real, Size
 from ._vision import ViTConfig
 
 
@@ -39,7 +38,7 @@ def load(
     source: PathLike,
     tag: PathLike | None = None,
     *,
-    dtype: DTypeLike = jnp.float32,
+    dtype: DType = jnp.float32,
     image_size: Size | None = None,
     context_length: Count | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -95,7 +94,7 @@ def create(
     name_or_config: ConfigLike,
     *,
     key: Key,
-    dtype: DTypeLike = jnp.float32,
+    dtype: DType = jnp.float32,
     image_size: Size | None = None,
     context_length: Count | None = None,
     init_logit_scale: Real | None = None,
@@ -124,7 +123,7 @@ def from_state_dict(
     name_or_config: ConfigLike,
     tensors: StateDict,
     *,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
 ) -> CLIP:
     """The model of OpenCLIP's state dict: NumPy (or any array-like) tensors by OpenCLIP's names.
 
@@ -153,7 +152,7 @@ def _as_config(name_or_config: ConfigLike) -> CLIPConfig:
 def _fill(
     config: CLIPConfig,
     tensors: StateDict,
-    dtype: DTypeLike | None,
+    dtype: DType | None,
     edits: Mapping[str, Edit] = MappingProxyType({}),
     device: Placement | None = None,
 ) -> CLIP:

@@ -13,7 +13,10 @@ from ._types import Input, Number, typed
 
 
 Method = Literal["ring", "gather"]
-MethodName = str if TYPE_CHECKING else Any  # a `ValueError` speaks first
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Any  # a `ValueError` speaks first
 
 
 @typed

@@ -21,7 +21,10 @@ from .sharding import shardings
 
 
 Placement = jax.Device | Sharding | Mesh
-Model = CLIP if TYPE_CHECKING else Any  # a `ValueError` speaks first
+if TYPE_CHECKING:
+    Model = CLIP
+else:
+    Model = Any  # a `ValueError` speaks first
 
 
 class Entry(NamedTuple):
@@ -90,7 +93,7 @@ ModelT = TypeVar("ModelT", bound=CLIP)
 
 def fill(
     skeleton: ModelT,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Any],
     dtype: DTypeLike | None = None,
     placement: Placement | None = None,
 ) -> ModelT:
@@ -129,9 +132,7 @@ def _placed(leaf: np.ndarray, where: Any, name: str) -> Array:
         ) from error
 
 
-def _fill_leaf(
-    row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None
-) -> np.ndarray:
+def _fill_leaf(row: Entry, tensors: Mapping[str, Any], dtype: DTypeLike | None) -> np.ndarray:
     leaf = None
     for i, key in enumerate(row.tensors):
         tensor = _read(tensors, key)

@@ -122,7 +122,8 @@ def _vit(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> ViTConfig:
     head_width = as_count("head_width", cfg.pop("head_width", 64))
     if isinstance(cfg.get("layers"), list | tuple):
         raise ValueError(
-            f"`vision_cfg` describes a ResNet (`layers={cfg['layers']}`), which is not supported."
+            f"`vision_cfg` describes a ResNet (`layers={short_repr(cfg['layers'])}`), which is not "
+            "supported."
         )
     config = ViTConfig(
         image_size=_size(cfg.pop("image_size", 224)),

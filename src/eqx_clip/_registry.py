@@ -8,6 +8,7 @@ from ._models import MODELS, find_model, other_names
 from ._openclip_pairs import normalized, pair_of, pairs_of
 from ._preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from ._repr import short_repr
+from ._types import Name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +236,7 @@ def _tags(rows: list[Pretrained]) -> str:
     return ", ".join(row.tag for row in rows) or "none"
 
 
-def _rows(name: str) -> list[Pretrained]:
+def _rows(name: Name) -> list[Pretrained]:
     """A model's weights; for one of OpenCLIP's names those that OpenCLIP lists under it."""
     alias = find_model(name)
     rows = [row for row in PRETRAINED if row.model == alias.model]
@@ -251,6 +252,6 @@ def list_pretrained() -> tuple[tuple[str, str], ...]:
     return tuple((row.model, row.tag) for row in PRETRAINED)
 
 
-def list_pretrained_by_model(name: str) -> tuple[str, ...]:
+def list_pretrained_by_model(name: Name) -> tuple[str, ...]:
     """The tags of a model's weights. Raises `ValueError` for an unknown model."""
     return tuple(row.tag for row in _rows(name))

@@ -28,6 +28,6 @@ _shortened.maxstring, _shortened.maxother = 200, 200
 
 
 def short_repr(value: Any) -> str:
-    """`repr(value)`, of at most 500 characters: arrays by their shapes, modules by their classes."""
+    """`repr(value)` in 500 characters at most: arrays by their shapes, modules by their names."""
     text = _shortened.repr(value)
     return text if len(text) <= 500 else f"{text[:500]}..."
