@@ -59,7 +59,8 @@ def load(
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format;
         - a folder in OpenCLIP's format: `open_clip_config.json` and safetensors.
     - `dtype`: what the weights are stored, and computed with, as: all of them, the logit scale
-      with the rest.
+      with the rest. float32, bfloat16, float16 or, in JAX's 64-bit mode, float64; weights of a
+      file may be of any of these, and of no other type, such as float8.
     - `image_size` (pixels, or (height, width)), `context_length` (tokens): resize the positional
       embeddings, and the preprocessing with them, as OpenCLIP does. Weights of another size than
       their configuration says are resized to the configuration's without them.
