@@ -13,10 +13,10 @@ SOURCE = Path(eqx_clip.__file__).parent
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
     {"_types", "train._facts"},
-    {"_stack", "data._captions", "data._files", "data._order"},
+    {"_repr", "_stack", "data._captions", "data._files", "data._order"},
     {"data._class_names", "data._fields", "data._index"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
-    {"_loss", "_tokenizer", "sharding"},
+    {"_loss", "_openclip_pairs", "_tokenizer", "sharding"},
     {"_preprocess", "_convnext", "_text", "_vision"},
     {"_augment", "_clip", "data._source"},
     {"data._csv", "data._jsonl", "data._parquet", "data._loader", "data._shards", "data._folder"},
@@ -28,8 +28,10 @@ LAYERS = [
     {"data._show"},
     {"data.__main__"},
     {"_embed", "_models", "_openclip_config"},
-    {"_openclip", "_registry", "_hub", "_zero_shot"},
-    {"_load", "_save"},
+    {"_openclip_names", "_registry", "_hub", "_zero_shot"},
+    {"_openclip"},
+    {"_find", "_save"},
+    {"_load"},
     {"_inference"},
     {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
     {

@@ -35,6 +35,7 @@ from eqx_clip import (
     sharding,
 )
 from eqx_clip import _registry as registry
+from eqx_clip._find import find
 from eqx_clip._models import MODELS
 from eqx_clip._openclip_config import config_from_open_clip
 from eqx_clip._safetensors import SafetensorsFile
@@ -134,7 +135,7 @@ def test_quickgelu_spelling_changes_the_activation_of_a_file(tmp_path):
         eqx_clip.load("ViT-B-32-quickgelu", tmp_path / "weights.safetensors")
     path = tmp_path / "weights.safetensors"
     save_file({"logit_scale": np.float32([1])}, path)
-    quick = eqx_clip._load._find("ViT-B-32-quickgelu", path, cache_dir=None, revision=None)
+    quick = find("ViT-B-32-quickgelu", path, cache_dir=None, revision=None)
     assert quick.config == config.with_quick_gelu()
 
 
@@ -300,6 +301,7 @@ def test_repository_without_configuration_names_it_and_does_not_blame_pickles(hu
     with pytest.raises(WeightsNotFoundError, match=rf"org/clip/{CONFIG}: no such file") as info:
         eqx_clip.load("hf-hub:org/clip")
     assert "only pickles" not in str(info.value)
+    assert "format of transformers, which does without it, is not read yet" in str(info.value)
 
 
 def test_repository_of_pickles_is_refused_with_the_recipe_and_not_downloaded(hub, folder):
@@ -404,6 +406,7 @@ def put(name, value):
         (put("visual.proj", np.zeros((40, 24), bool)), r"must be of floats; it is of bool"),
         (put("logit_bias", np.zeros((), np.float32)), r"belong nowhere, e\.g\. 'logit_bias'"),
         (put("module.visual.proj", np.zeros((40, 24), np.float32)), r"tensors twice"),
+        (put("_orig_mod.visual.proj", np.zeros((40, 24), np.float32)), r"tensors twice"),
     ],
 )
 def test_a_state_dict_that_does_not_fit_is_refused(folder, edit, words):
@@ -428,8 +431,7 @@ def test_a_state_dict_of_transformers_is_recognised(folder):
         ("model_cfg.vision_cfg.layers", 2, "12 tensors belong nowhere"),
         ("model_cfg.embed_dim", 25, "do not belong together"),
         ("model_cfg.text_cfg.vocab_size", 100, r"must have shape \(100, 36\)"),
-        ("model_cfg.text_cfg.context_length", 14, r"must have shape \(14, 36\)"),
-        ("model_cfg.vision_cfg.image_size", 48, r"must have shape \(37, 40\)"),
+        ("model_cfg.vision_cfg.image_size", 48, "37 positions, the weights have 25: .* no square"),
         ("model_cfg.init_logit_bias", -10, "missing, e.g. 'logit_bias'"),
         # Options that would change the numbers.
         ("model_cfg.vision_cfg.ls_init_value", 1e-5, "`ls_init_value=1e-05` in `vision_cfg`"),
@@ -443,6 +445,15 @@ def test_a_state_dict_of_transformers_is_recognised(folder):
         ("model_cfg.vision_cfg.no_ln_pre", True, "`no_ln_pre=True`"),
         ("model_cfg.vision_cfg.mlp_ration", 4, "`mlp_ration=4` in `vision_cfg` is not known"),
         ("model_cfg.multimodal_cfg", {"width": 1}, "`multimodal_cfg=.* in `model_cfg`"),
+        ("model_cfg.text_cfg.hf_tokenizer_name", "bert-base-uncased", "`hf_tokenizer_name='bert-"),
+        (
+            "model_cfg.text_cfg.hf_tokenizer_name",
+            "laion/CLIP-ViT-B-32-roberta-base-laion2B-s12B-b32k",
+            "`hf_tokenizer_name='laion/",
+        ),
+        ("model_cfg.text_cfg.hf_tokenizer_name", ["openai/clip-vit-base-patch32"], "`hf_tokenizer"),
+        ("model_cfg.text_cfg.tokenizer_kwargs", {"clean": "canonicalize"}, "`tokenizer_kwargs="),
+        ("preprocess_cfg.mode", "L", "`mode='L'` must be 'RGB'"),
         # Values of another type, or out of range.
         ("model_cfg", [], "`model_cfg` must be an object"),
         ("model_cfg.vision_cfg", 3, "`vision_cfg` must be an object"),
@@ -515,10 +526,37 @@ def test_options_without_effect_and_defaults_are_accepted(model, folder):
         ("model_cfg.text_cfg.no_causal_mask", False),
         ("model_cfg.quick_gelu", None),
         ("model_cfg.custom_text", True),
+        ("model_cfg.text_cfg.pad_id", 1),
+        ("model_cfg.text_cfg.hf_tokenizer_name", "openai/clip-vit-base-patch32"),
+        ("model_cfg.text_cfg.tokenizer_kwargs", {"clean": "lower"}),
         ("preprocess_cfg.mode", "RGB"),
+        ("preprocess_cfg.crop_pct", 0.9),
+        ("preprocess_cfg.num_classes", 0),
+        ("_commit", "0123"),
     ]:
         edit_config(folder, path, value)
     assert bitwise_equal(eqx_clip.load(folder), model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "openai/clip-vit-large-patch14-336",
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+        "laion/CLIP-convnext_base_w-laion2B-s13B-b82K",
+    ],
+)
+def test_a_tokenizer_that_is_clips_own_may_be_named(name):
+    text = {**TINY_VIT["text_cfg"], "hf_tokenizer_name": name}
+    assert config_from_open_clip({**TINY_VIT, "text_cfg": text}) == config_from_open_clip(TINY_VIT)
+    # Its mode counts beside a name alone.
+    text["tokenizer_mode"] = "clips"
+    if name:
+        with pytest.raises(ValueError, match="`tokenizer_mode='clips'`"):
+            config_from_open_clip({**TINY_VIT, "text_cfg": text})
+    else:
+        config_from_open_clip({**TINY_VIT, "text_cfg": text})
 
 
 def test_options_of_the_other_kind_of_tower_do_not_count(tmp_path):
@@ -617,8 +655,25 @@ def custom_text(name):
         renamed(custom_text),
         renamed(lambda name: f"module.{custom_text(name)}"),
         lambda tensors: tensors.update(logit_scale=tensors["logit_scale"].reshape(1)),
+        renamed(lambda name: f"_orig_mod.{name}"),
+        renamed(lambda name: f"module._orig_mod.{name}"),
+        renamed(lambda name: f"_orig_mod.module.{name}"),
+        renamed(lambda name: f"_orig_mod.module.{custom_text(name)}"),
+        renamed(lambda name: name.replace("visual.", "visual._orig_mod.")),
+        renamed(lambda name: name.replace(".resblocks.", ".resblocks._fsdp_wrapped_module.")),
     ],
-    ids=["module", "text", "module and text", "one-element logit scale"],
+    ids=[
+        "module",
+        "text",
+        "module and text",
+        "one-element logit scale",
+        "compiled",
+        "compiled, then distributed",
+        "distributed, then compiled",
+        "compiled with a separate text tower",
+        "one tower compiled",
+        "sharded",
+    ],
 )
 def test_openclips_other_spellings_load(model, folder, edit):
     edit_tensors(folder, edit)
@@ -855,13 +910,190 @@ def test_impossible_sizes_are_refused(folder, options, words):
         eqx_clip.load(folder, **options)
 
 
-def test_weights_with_other_positions_than_configured_are_not_resized(folder):
-    edit_tensors(folder, put("positional_embedding", np.zeros((12, 36), np.float32)))
-    with pytest.raises(ValueError, match="configuration has 13 positions, the weights have 12"):
-        eqx_clip.load(folder, context_length=20)
-    edit_tensors(folder, put("visual.positional_embedding", np.zeros((24, 40), np.float32)))
-    with pytest.raises(ValueError, match="configuration has 25 positions, the weights have 24"):
-        eqx_clip.load(folder, image_size=64)
+# Weights of another size than their configuration says. What they are resized to, and how, is
+# compared with OpenCLIP in tests/parity.
+
+
+def positions(model):
+    return [np.asarray(tower.positional_embedding) for tower in (model.image, model.text)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_of_the_size_that_is_asked_for_are_taken_as_they_are(folder, dtype):
+    tuned: Any = eqx_clip.load(folder, image_size=(80, 64), context_length=21, dtype=dtype)
+    save_file(eqx_clip.to_state_dict(tuned), folder / WEIGHTS)
+    loaded = eqx_clip.load(folder, image_size=(80, 64), context_length=21, dtype=dtype)
+    assert bitwise_equal(loaded, tuned)
+
+
+def test_weights_of_another_size_are_resized_to_the_configurations(folder):
+    tuned: Any = eqx_clip.load(folder, image_size=64, context_length=21)
+    save_file(eqx_clip.to_state_dict(tuned), folder / WEIGHTS)
+    loaded: Any = eqx_clip.load(folder)
+    assert loaded.preprocess.image_size == (48, 32) and loaded.tokenizer.context_length == 13
+    assert [len(x) for x in positions(loaded)] == [25, 13]
+    resized: Any = eqx_clip.load(folder, image_size=32, context_length=8)
+    assert [len(x) for x in positions(resized)] == [17, 8]
+    for model in (loaded, resized):
+        assert np.array_equal(positions(model)[0][0], positions(tuned)[0][0])  # the class token
+        assert bitwise_equal(model.image.stack, tuned.image.stack)
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": 96}, {"context_length": 7}], ids=str)
+def test_a_file_of_a_name_is_resized_to_what_is_asked_for_or_the_names(nano, tmp_path, options):
+    path = tmp_path / "weights.safetensors"
+    eqx_clip.save(nano, tmp_path / "nano")
+    tuned = eqx_clip.load(tmp_path / "nano", image_size=160, context_length=20)
+    save_file(eqx_clip.to_state_dict(tuned), path)
+    loaded: Any = eqx_clip.load(NANO, path, **options)
+    size, length = options.get("image_size", 224), options.get("context_length", 77)
+    assert loaded.preprocess.image_size == loaded.image.config.image_size == size
+    assert [len(x) for x in positions(loaded)] == [1 + (size // 32) ** 2, length]
+
+
+def test_a_file_with_a_configuration_of_another_size_has_that_size(nano, tmp_path):
+    eqx_clip.save(nano, tmp_path / "nano")
+    tuned = eqx_clip.load(tmp_path / "nano", image_size=160, context_length=20)
+    eqx_clip.save(tuned, tmp_path / "tuned")
+    assert bitwise_equal(eqx_clip.load(NANO, tmp_path / "tuned" / WEIGHTS), tuned)
+    back: Any = eqx_clip.load(NANO, tmp_path / "tuned" / WEIGHTS, image_size=224)
+    assert back.preprocess.image_size == 224 and back.tokenizer.context_length == 20
+
+
+@pytest.mark.parametrize("count", [24, 2, 1, 0])
+def test_positions_that_are_no_square_are_refused_with_the_remedy(folder, count):
+    edit_tensors(folder, put("visual.positional_embedding", np.zeros((count, 40), np.float32)))
+    words = rf"25 positions, the weights have {count}.*`image_size=\(height, width\)`"
+    for options in ({}, {"image_size": 64}):
+        if count != 2:  # one patch is a square
+            with pytest.raises(ValueError, match=words) as info:
+                eqx_clip.load(folder, **options)
+            assert "torch" not in str(info.value)
+    if count == 2:
+        eqx_clip.load(folder)
+
+
+@pytest.mark.parametrize(
+    "name, shape", [("positional_embedding", (36,)), ("positional_embedding", (12, 35))]
+)
+def test_positions_of_another_kind_are_refused_by_their_shape(folder, name, shape):
+    edit_tensors(folder, put(name, np.zeros(shape, np.float32)))
+    with pytest.raises(ValueError, match=rf"'{name}' must have shape \(13, 36\)") as info:
+        eqx_clip.load(folder)
+    assert "torch" not in str(info.value)
+
+
+# Configurations of absurd size
+
+CONTENTS = "model_cfg.vision_cfg.", "model_cfg.text_cfg.", "model_cfg.", "preprocess_cfg."
+HUGE = 10**400  # beyond floats
+ABSURD = [
+    *(f"{section}{name}" for section in CONTENTS[:2] for name in ("layers", "width", "mlp_ratio")),
+    *(f"{CONTENTS[0]}{name}" for name in ("image_size", "patch_size", "head_width")),
+    *(f"{CONTENTS[1]}{name}" for name in ("context_length", "vocab_size", "heads")),
+    *("model_cfg.embed_dim", "model_cfg.init_logit_scale", "model_cfg.init_logit_bias"),
+    *("preprocess_cfg.mean", "preprocess_cfg.std", "preprocess_cfg.fill_color"),
+]
+NUMBERS = ("init_logit_scale", "init_logit_bias", "mean", "std")  # of any size in float32
+
+
+@pytest.mark.parametrize("value", [10**9, 2**63, HUGE, -HUGE, 1e308, float("inf"), float("nan")])
+@pytest.mark.parametrize("path", ABSURD)
+def test_a_configuration_of_absurd_size_is_refused_before_anything_is_read(
+    folder, path, value, monkeypatch
+):
+    if path.endswith(NUMBERS) and value in (10**9, 2**63):
+        return
+    edit_config(folder, path, value)
+    read: list[str] = []
+    monkeypatch.setattr(_openclip, "_fill_leaf", lambda row, *_: read.append(row.name))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError) as info:
+            eqx_clip.load(folder)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not read and peak < 2**24
+    assert len(str(info.value)) < 2000 and str(folder) in str(info.value)
+
+
+@pytest.mark.parametrize("layers", [100_000, 10**9, 2**62])
+def test_more_blocks_than_the_file_holds_are_counted_and_not_listed(folder, layers):
+    edit_config(folder, "model_cfg.text_cfg.layers", layers)
+    words = f"does not fit: it has 74 tensors, a model of this configuration {12 * layers + 50:,}"
+    with pytest.raises(ValueError, match=words):
+        eqx_clip.load(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"model_cfg": ' * 50_000, "[" * 200_000, "9" * 5000, '{"' + "k" * 10**6 + '": 1}'],
+    ids=["deep object", "deep list", "5,000 digits", "long key"],
+)
+def test_json_that_python_cannot_take_is_refused(folder, text):
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(ValueError) as info:
+        eqx_clip.load(folder)
+    assert len(str(info.value)) < 1000
+
+
+@pytest.mark.parametrize("section", ["model_cfg", "vision_cfg", "text_cfg", "preprocess_cfg"])
+@pytest.mark.parametrize("value", [None, True, 0, -1, "x" * 10**6, [[[]]], {"a": {"b": []}}])
+def test_any_section_of_another_type_is_refused_in_few_words(folder, section, value):
+    if section == "preprocess_cfg" and not (value and value != -1):
+        return  # as if it were not there
+    path = section if section in ("model_cfg", "preprocess_cfg") else f"model_cfg.{section}"
+    edit_config(folder, path, value)
+    if section == "preprocess_cfg" and isinstance(value, dict):
+        eqx_clip.load(folder)  # keys that OpenCLIP leaves aside
+    else:
+        with pytest.raises(ValueError) as info:
+            eqx_clip.load(folder)
+        assert len(str(info.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "sizes, words",
+    [
+        ({"width": 2**40, "num_heads": 1}, "GiB"),
+        ({"depth": 10**9}, "parameters, .* GiB, and here are"),
+        ({"vocab_size": 2**62}, "parameters, .* GiB, and here are"),
+        ({"width": 10**30}, r"`width` must be below 2\*\*63; got an integer of 100 bits"),
+        ({"mlp_ratio": 1e300}, "`mlp_ratio=1e\\+300` must give a hidden layer"),
+        ({"mlp_ratio": 1e-9}, "`mlp_ratio=1e-09` must give a hidden layer of at least one"),
+        ({"mlp_ratio": HUGE}, "`mlp_ratio` must be a number above 0; got an integer of 1329 bits"),
+        ({"context_length": 10**6}, "`context_length` must give at most 65,536 tokens"),
+    ],
+)
+def test_create_refuses_absurd_sizes_before_memory_is_taken(sizes, words):
+    def config():
+        return dataclasses.replace(
+            SMALL_CONFIG, text=dataclasses.replace(SMALL_CONFIG.text, **sizes)
+        )
+
+    with pytest.raises(ValueError, match=words):
+        eqx_clip.create(config(), key=jax.random.key(0))
+
+
+def test_shapes_of_a_model_beyond_memory_can_be_asked_for():
+    text = dataclasses.replace(SMALL_CONFIG.text, vocab_size=2**50)
+    config = dataclasses.replace(SMALL_CONFIG, text=text)
+    model: Any = eqx.filter_eval_shape(
+        lambda key: eqx_clip.create(config, key=key), jax.random.key(0)
+    )
+    assert model.text.token_embedding.shape == (2**50, 16)
+
+
+def test_sides_of_images_have_a_limit():
+    for call in (
+        lambda: Preprocess(image_size=2**16 + 1),
+        lambda: Preprocess(image_size=1e300),
+        lambda: eqx_clip.ConvNeXtConfig(**CONVNEXT, image_size=2**16 + 1),
+        lambda: ViTConfig(**VIT, image_size=(2**16 + 1, 8)),
+    ):
+        with pytest.raises(ValueError, match=r"`image_size` must be .*65,?536"):
+            call()
 
 
 # New models
@@ -897,6 +1129,24 @@ SMALL_CONFIG = CLIPConfig(
     init_logit_scale=2,
     init_logit_bias=-10.0,
 )
+
+
+def test_a_key_of_either_kind_is_taken():
+    typed = eqx_clip.create(SMALL_CONFIG, key=jax.random.key(0))
+    assert bitwise_equal(eqx_clip.create(SMALL_CONFIG, key=jax.random.PRNGKey(0)), typed)
+
+
+@pytest.mark.parametrize("key", [0, None, "0", 1.5, np.int64(3), np.zeros(2), "keys", "raw keys"])
+def test_what_is_no_key_is_refused_with_the_remedy(key):
+    if isinstance(key, str) and key != "0":
+        make = jax.random.key if key == "keys" else jax.random.PRNGKey
+        key = jax.random.split(make(0), 3)
+    for make in (
+        lambda: eqx_clip.create(SMALL_CONFIG, key=key),
+        lambda: SMALL_CONFIG.build(key=key),
+    ):
+        with pytest.raises(ValueError, match=r"must be one random key, such as `jax\.random\.key"):
+            make()
 
 
 def test_create_depends_on_nothing_but_configuration_and_key():

@@ -11,6 +11,7 @@ import eqx_clip
 from eqx_clip import ConvNeXtConfig, ViTConfig
 from eqx_clip._models import ALIASES, MODELS, find_model, model_config
 from eqx_clip._openclip import entries, fill, names
+from eqx_clip._openclip_pairs import open_clip_pairs
 from eqx_clip._registry import PRETRAINED, find_pretrained
 
 
@@ -211,7 +212,7 @@ def test_without_a_tag_the_last_listed():
         ("ViT-B-23", None, r"Did you mean 'ViT-B-\d+'\?"),
         ("resnet", None, r"Unknown model 'resnet'\..*Models: convnext-base-w, "),
         ("vit-base-patch32", "laion2b_s34b_b79", r"Did you mean 'laion2b-s34b-b79k'\?"),
-        ("vit-base-patch32", "openai", r"Weights of this model: laion400m-e31, .*datacomp-xl"),
+        ("vit-base-patch32", "opnai", r"Unknown weights 'opnai'.*: laion400m-e31, .*datacomp-xl"),
         ("vit-base-patch16", "laion2b-s34b-b79k", r"Did you mean 'laion2b-s34b-b88k'\?"),
         ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", r"Weights of this model: laion400m-e31, lai"),
     ],
@@ -232,6 +233,122 @@ def test_a_model_without_weights(name):
 def test_list_of_an_unknown_model_is_refused():
     with pytest.raises(ValueError, match="Did you mean"):
         eqx_clip.list_pretrained_by_model("vit-base-patch23")
+
+
+# What OpenCLIP has and eqx_clip has not, yet
+
+LISTED = {row.open_clip for row in PRETRAINED} | {
+    (f"{model}-quickgelu", tag)
+    for model, tag in (row.open_clip for row in PRETRAINED if row.quick_gelu)
+}
+NOT_LISTED = [pair for pair in open_clip_pairs() if (pair.model, pair.tag) not in LISTED]
+
+
+def test_every_pair_that_openclip_lists_and_we_do_not_is_said_to_be_so():
+    assert len(open_clip_pairs()) == 196 and len(NOT_LISTED) == 196 - 24 - 3
+    for model, tag, family, repo in NOT_LISTED:
+        for spelling in (model, model.lower().replace("-", "_")):
+            with pytest.raises(ValueError) as info:
+                eqx_clip.load(spelling, tag)
+            words = str(info.value)
+            assert f"OpenCLIP has the pair {model!r}, {tag!r}" in words
+            assert "Unknown" not in words and "Did you mean" not in words
+            if family in ("ViT", "ConvNeXt"):
+                assert "does not list it yet" in words
+                assert f"`eqx_clip.load('hf-hub:{repo}')`" in words
+            else:
+                assert f"does not build its family, {family}, yet" in words
+
+
+@pytest.mark.parametrize(
+    "name, tag, pair",
+    [
+        ("ViT-B-32", "openai", "'ViT-B-32', 'openai'"),
+        ("vit-base-patch32", "openai", "'ViT-B-32', 'openai'"),
+        ("vit-base-patch32", "metaclip-400m", "'ViT-B-32', 'metaclip_400m'"),
+        ("ViT-L-14-quickgelu", "openai", "'ViT-L-14-quickgelu', 'openai'"),
+        ("ViT-L-14-quickgelu", None, "'ViT-L-14-quickgelu', 'dfn2b'"),
+        ("RN50", None, "'RN50', 'cc12m'"),
+        ("ViT-B-16-SigLIP2", "webly", "'ViT-B-16-SigLIP2', 'webli'"),
+    ],
+)
+def test_other_spellings_of_openclips_pairs(name, tag, pair):
+    with pytest.raises(ValueError, match=f"OpenCLIP has the pair {pair}; eqx_clip does not "):
+        eqx_clip.load(name, tag)
+
+
+def test_a_model_of_openclips_is_said_to_be_so_wherever_a_name_is_taken():
+    for call in (
+        lambda: eqx_clip.create("RN50", key=jax.random.key(0)),
+        lambda: eqx_clip.list_pretrained_by_model("RN50"),
+        lambda: eqx_clip.from_state_dict("RN50", {}),
+        lambda: eqx_clip.CLIPInference("RN50"),
+        lambda: eqx_clip.load("RN50", "weights.safetensors"),
+    ):
+        with pytest.raises(ValueError, match="does not build its family, RN, yet"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("siglip-base-patch16-224", "vit_base_patch16_siglip_224", "ViT-B-16-SigLIP3"),
+        *("deit-base-patch16", "beit_base_patch16_224", "dinov2-base", "resnet50", "swin_base"),
+        *("EVA03-B-16", "ViTamin-B-32", "MobileCLIP-B-16", "coca-ViT-B-16", "xlm-vit-base-patch32"),
+        *("", "32", "???", "x" * 10_000),
+    ],
+)
+def test_no_name_of_another_family_is_suggested(name):
+    with pytest.raises(ValueError) as info:
+        eqx_clip.load(name)
+    assert "Did you mean" not in str(info.value) and len(str(info.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("vti-base-patch32", "vit-base-patch32"),
+        ("vit-bsae-patch-16", "vit-base-patch16"),
+        ("VIT_BASE_PATCH32x", "vit-base-patch32"),
+        ("convnxt-base", "convnext.base"),
+        ("ConvNeXt_Large", "convnext.large.d"),
+    ],
+)
+def test_the_nearest_name_of_the_same_family_is_suggested(name, nearest):
+    with pytest.raises(ValueError, match=rf"Did you mean '{nearest}'\?"):
+        eqx_clip.load(name)
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        (
+            "openai/clip-vit-base-patch32",
+            r"format of transformers, which is not read yet\. OpenCLIP has the pair 'ViT-B-32', "
+            r"'openai'; .*`eqx_clip\.load\('hf-hub:timm/vit_base_patch32_clip_224\.openai'\)`",
+        ),
+        ("hf-hub:openai/clip-vit-large-patch14-336", "has the pair 'ViT-L-14-336', 'openai'"),
+        (
+            "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+            r"`eqx_clip\.load\('vit-base-patch32', 'laion2b-s34b-b79k'\)`.*"
+            r"`eqx_clip\.load\('hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K'\)`",
+        ),
+        (
+            "laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
+            r"repository of the hub\. .*`eqx_clip\.load\('hf-hub:laion/CLIP-ViT-g-14-laion2B-s12B",
+        ),
+        ("timm/ViT-B-16-SigLIP", "repository of the hub.* does not build its family, SigLIP, yet"),
+        (
+            "me/my-clip",
+            r"no registered model and no folder.*`eqx_clip\.load\('hf-hub:me/my-clip'\)` loads a "
+            "repository in OpenCLIP's format; that of transformers is not read yet",
+        ),
+    ],
+)
+def test_a_repository_is_answered_with_what_loads_it(no_network, source, words):
+    for tag in (None, "main") if not source.startswith("hf-hub:") else (None,):
+        with pytest.raises(ValueError, match=words):
+            eqx_clip.load(source, tag)
 
 
 # Architectures, without weights

@@ -259,7 +259,40 @@ def test_state_dict_of_unknown_towers_is_refused(model):
             eqx_clip.to_state_dict(change(model))
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8", "complex64"])
+def test_weights_that_load_would_refuse_are_refused_before_anything_is_written(
+    dtype, model, tmp_path
+):
+    one = eqx.tree_at(lambda m: m.text.proj, model, replace_fn=lambda x: x.astype(dtype))
+    for changed in (with_dtype(model, dtype), one):
+        with pytest.raises(ValueError, match=rf"is of {dtype}, which `load` does not read: cast"):
+            eqx_clip.save(changed, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_of_several_types_that_load_reads_is_saved(model, tmp_path):
+    mixed = eqx.tree_at(lambda m: m.text.proj, model, replace_fn=lambda x: x.astype("bfloat16"))
+    eqx_clip.save(mixed, tmp_path)
+    loaded = eqx_clip.load(tmp_path)
+    assert jnp.array_equal(loaded.text.proj, mixed.text.proj.astype("float32"))
+
+
+def test_a_home_folder_is_found(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    eqx_clip.save(model, "~/clip")
+    assert (tmp_path / "clip" / WEIGHTS).exists()
+    assert bitwise_equal(eqx_clip.load("~/clip"), model)
+
+
+@pytest.mark.parametrize("folder", [None, 3, ""])
+def test_what_is_no_folder_is_refused(folder, model):
+    with pytest.raises(ValueError, match="`folder` must be a path; got"):
+        eqx_clip.save(model, folder)
+
+
 def test_a_tower_alone_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match=r"Expected an eqx_clip\.CLIP; got VisionTransformer"):
+        eqx_clip.to_state_dict(model.image)
     with pytest.raises(ValueError, match=r"Expected an eqx_clip\.CLIP; got VisionTransformer"):
         eqx_clip.save(model.image, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -315,6 +315,27 @@ def test_a_users_own_tower_is_a_tower(model, tokens):
     assert clip.logits(images, texts[0]).shape == (2,)
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 24), (3, 25)),
+        ((2, 25), (3, 25)),
+        ((25,), (3, 24)),
+        ((2, 24), ()),
+        ((2, 3, 24), (3, 24)),
+    ],
+    ids=str,
+)
+def test_logits_of_features_of_another_width_are_refused_with_shapes_and_remedy(model, shapes):
+    images, texts = (np.zeros(shape, np.float32) for shape in shapes)
+    with pytest.raises(ValueError) as info:
+        model.logits(images, texts)
+    words = str(info.value)
+    assert "(images, 24) and text features (texts, 24)" in words
+    assert f"got {shapes[0]} and {shapes[1]}" in words
+    assert "`jax.vmap(model.encode_image)(images)`" in words
+
+
 def test_towers_of_two_models_combine(model, convnext, tokens):
     clip = CLIP(image=convnext, text=model.text, logit_scale=1, logit_bias=-2.5)
     one = clip.logits(jnp.ones(24), jnp.ones(24))

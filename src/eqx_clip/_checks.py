@@ -1,6 +1,6 @@
 """Checks of what comes in from users: each error names what was given, expected, and the remedy."""
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import DTypeLike
 
-from ._types import AnyArray, Input
+from ._repr import short_repr
+from ._types import AnyArray, DType, Input, Key
 
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_INT64_MAX = 2**63 - 1
+MAX_SIDE = 2**16  # pixels
+MAX_TOKENS = 2**16  # of a text, or of an image: the scores of one head take 17 GB
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def check_image(image: Input, size: tuple[int, int] | None) -> Array:
@@ -97,14 +100,16 @@ def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
 def as_count(name: str, value: Any) -> int:
     """`value` as an `int`, or a `ValueError` if it is not a whole number above 0."""
     if not _is_whole(value, least=1):
-        raise ValueError(f"`{name}` must be a whole number above 0; got {value!r}.")
+        raise ValueError(f"`{name}` must be a whole number above 0; got {short_repr(value)}.")
+    if value > _INT64_MAX:
+        raise ValueError(f"`{name}` must be below 2**63; got {short_repr(value)}.")
     return int(value)
 
 
 def as_natural(name: str, value: Any) -> int:
     """`value` as an `int`, or a `ValueError` if it is not a whole number of at least 0."""
     if not _is_whole(value, least=0):
-        raise ValueError(f"`{name}` must be a whole number of at least 0; got {value!r}.")
+        raise ValueError(f"`{name}` must be a whole number of at least 0; got {short_repr(value)}.")
     return int(value)
 
 
@@ -114,13 +119,17 @@ def as_counts(name: str, values: Sequence[Any]) -> tuple[int, ...]:
 
 
 def as_size(name: str, value: Any) -> int | tuple[int, int]:
-    """`value` as one number for a square or as (height, width), or a `ValueError`."""
+    """`value` as one number for a square or as (height, width), in pixels, or a `ValueError`."""
     sides: tuple[Any, ...] = (
         value if isinstance(value, tuple) and len(value) == 2 else (value, value)
     )
     if not all(_is_whole(side, least=1) for side in sides):
         raise ValueError(
-            f"`{name}` must be a whole number above 0, or (height, width); got {value!r}."
+            f"`{name}` must be a whole number above 0, or (height, width); got {short_repr(value)}."
+        )
+    if max(sides) > MAX_SIDE:
+        raise ValueError(
+            f"`{name}` must be at most {MAX_SIDE:,} pixels a side; got {short_repr(value)}."
         )
     height, width = (int(side) for side in sides)
     return height if height == width else (height, width)
@@ -131,27 +140,42 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a number that is finite in float32."""
+    # Compared, since `math.isfinite` raises for an integer beyond floats.
+    number = _as_python(value)
+    return isinstance(number, Real) and -_FLOAT32_MAX <= cast(float, number) <= _FLOAT32_MAX
+
+
 def as_finite(name: str, value: Any) -> float:
     """`value`, a number or an array of no axes, as a `float`, or a `ValueError` if it is not
     finite in float32."""
-    number = value.item() if isinstance(value, AnyArray) and value.ndim == 0 else value
-    # Compared, since `math.isfinite` raises for an integer beyond floats.
-    is_finite = isinstance(number, Real) and -_FLOAT32_MAX <= cast(float, number) <= _FLOAT32_MAX
-    if not is_finite:
-        raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
+    number = _as_python(value)
+    if not is_finite(number):
+        raise ValueError(f"`{name}` must be a finite number; got {short_repr(value)}.")
     return float(number)
 
 
 def as_positive(name: str, value: Any) -> float:
     """`value` as a `float`, or a `ValueError` if it is not a finite number above 0."""
-    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
-        raise ValueError(f"`{name}` must be a number above 0; got {value!r}.")
-    return float(value)
+    # Compared, since `float` raises for an integer beyond floats.
+    number = _as_python(value)
+    if not (isinstance(number, Real) and 0 < cast(float, number) <= sys.float_info.max):
+        raise ValueError(f"`{name}` must be a number above 0; got {short_repr(value)}.")
+    return float(number)
+
+
+def _as_python(value: Any) -> Any:
+    """A number of NumPy, or an array of no axes, as Python's."""
+    is_number = isinstance(value, np.generic) or (isinstance(value, AnyArray) and value.ndim == 0)
+    return value.item() if is_number else value
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in tuple(choices):
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}; got {short_repr(value)}."
+        )
 
 
 def canonicalize(config: Any, check: Callable[[str, Any], Any], *names: str) -> None:
@@ -164,21 +188,55 @@ def _is_whole(value: Any, *, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def check_dtype(dtype: DTypeLike) -> np.dtype:
+def check_key(key: Key) -> Key:
+    """`key`, if it is one random key, of JAX's newer or older kind; else `ValueError`."""
+    is_typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_raw = isinstance(key, AnyArray) and not is_typed and key.dtype == jnp.uint32
+    if not (is_typed or is_raw) or key.ndim != (1 if is_raw else 0):
+        raise ValueError(
+            f"`key` must be one random key, such as `jax.random.key(0)`; got {short_repr(key)}."
+        )
+    return key
+
+
+def check_features(image: Input, text: Input, embed_dim: int) -> None:
+    shapes = np.shape(image), np.shape(text)
+    if any(len(shape) not in (1, 2) or shape[-1] != embed_dim for shape in shapes):
+        raise ValueError(
+            f"Expected image features (images, {embed_dim}) and text features (texts, "
+            f"{embed_dim}), or one vector; got {shapes[0]} and {shapes[1]}. This model's own are "
+            "`jax.vmap(model.encode_image)(images)` and `jax.vmap(model.encode_text)(tokens)`."
+        )
+
+
+def check_dtype(dtype: DType) -> np.dtype:
     """`dtype`, if towers compute in it; else `ValueError`."""
     try:
         found = None if dtype is None else jnp.dtype(dtype)
     except TypeError:
         found = None
-    if found is None or found.name not in _DTYPES:
-        names = ", ".join(map(repr, _DTYPES))
-        raise ValueError(f"`dtype` must be of floats, one of {names}; got {dtype!r}.")
+    if found is None or found.name not in DTYPES:
+        names = ", ".join(map(repr, DTYPES))
+        raise ValueError(f"`dtype` must be of floats, one of {names}; got {short_repr(dtype)}.")
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise ValueError(
             "`dtype=float64` needs JAX's 64-bit mode: "
             "`jax.config.update('jax_enable_x64', True)` at the start of the program."
         )
     return found
+
+
+def check_token_count(name: str, count: int) -> None:
+    if count > MAX_TOKENS:
+        raise ValueError(f"`{name}` must give at most {MAX_TOKENS:,} tokens; it gives {count:,}.")
+
+
+def check_mlp(width: int, ratio: float) -> None:
+    if not 1 <= width * ratio <= _INT64_MAX:
+        raise ValueError(
+            f"`mlp_ratio={ratio}` must give a hidden layer of at least one number, and fewer than "
+            f"2**63; the width is {width}."
+        )
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int32, PRNGKeyArray
+from jaxtyping import Float, Int32
 
-from ._checks import as_finite, canonicalize
+from ._checks import as_finite, canonicalize, check_features, check_key
 from ._convnext import ConvNeXtConfig
 from ._preprocess import Preprocess
 from ._text import TextConfig
 from ._tokenizer import Tokenizer
-from ._types import AnyArray, Count, Input, Number, Real, Size, TextLike
+from ._types import AnyArray, Count, Input, Key, Number, Real, Size, TextLike
 from ._vision import ViTConfig
 
 
@@ -72,8 +72,8 @@ class CLIPConfig:
         image = dataclasses.replace(self.image, activation="quick_gelu")
         return dataclasses.replace(self, image=image, text=text)
 
-    def build(self, *, key: PRNGKeyArray) -> "CLIP":
-        image_key, text_key = jr.split(key)
+    def build(self, *, key: Key) -> "CLIP":
+        image_key, text_key = jr.split(check_key(key))
         return CLIP(
             image=self.image.build(key=image_key),
             text=self.text.build(key=text_key),
@@ -162,14 +162,13 @@ class CLIP(eqx.Module):
         features = self.text(tokens)
         return unit(features) if normalize else features
 
-    def logits(
-        self, image_features: AnyArray, text_features: AnyArray
-    ) -> Float[Array, "*images_texts"]:
+    def logits(self, image_features: Input, text_features: Input) -> Float[Array, "*images_texts"]:
         """Scaled cosines of unit vectors, (images, embed) and (texts, embed) to (images, texts).
 
         `exp(logit_scale) * cosine + logit_bias`: OpenCLIP's `CLIP.get_logits`. Either side may be
-        one vector.
+        one vector. Raises `ValueError` for features of another width than this model's.
         """
+        check_features(image_features, text_features, self.embed_dim)
         cosines = jnp.asarray(image_features) @ jnp.asarray(text_features).T
         logits = jnp.exp(self.logit_scale.astype(cosines.dtype)) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias

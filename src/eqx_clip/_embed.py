@@ -21,6 +21,7 @@ from ._checks import as_count
 from ._clip import CLIP
 from ._image import to_rgb
 from ._preprocess import AbstractTransform
+from ._repr import short_repr
 from ._tokenizer import as_captions, as_several
 from ._types import AnyArray, Count, ImageLike, TextLike
 
@@ -70,8 +71,9 @@ def embed_images(
     _check_several(images)
     if not (on_error is None or callable(on_error)):
         raise ValueError(
-            f"`on_error` must be a function of an index and an error; got {on_error!r}. To collect "
-            "what is left out: `skipped = {}`, `on_error=skipped.__setitem__`."
+            "`on_error` must be a function of an index and an error; got "
+            f"{short_repr(on_error)}. To collect what is left out: `skipped = {{}}`, "
+            "`on_error=skipped.__setitem__`."
         )
     bar = _bar(images, "image", progress)
 

@@ -91,7 +91,9 @@ def fetch(
         if offline or CONFIG_FILE in files
         else [f"{repo}/{file}" for repo in repos for file in _pickles(repo, revision)]
     )
-    raise WeightsNotFoundError(_not_found(reasons, pickles, offline=offline))
+    raise WeightsNotFoundError(
+        _not_found(reasons, pickles, offline=offline, is_config=CONFIG_FILE in files)
+    )
 
 
 def _hub_answers() -> bool:
@@ -105,7 +107,9 @@ def _hub_answers() -> bool:
     return True
 
 
-def _not_found(reasons: Sequence[str], pickles: Sequence[str], *, offline: bool) -> str:
+def _not_found(
+    reasons: Sequence[str], pickles: Sequence[str], *, offline: bool, is_config: bool
+) -> str:
     looked = "Found none of:\n" + "".join(f"- {reason}\n" for reason in reasons)
     if offline:
         return (
@@ -114,6 +118,8 @@ def _not_found(reasons: Sequence[str], pickles: Sequence[str], *, offline: bool)
         )
     if pickles:
         return f"{looked}There are only pickles: {', '.join(pickles)}.\n{PICKLE_RECIPE}"
+    if is_config and all(reason.endswith("no such file") for reason in reasons):
+        looked += "The format of transformers, which does without it, is not read yet. "
     return f"{looked}Check the name on the hub, or load a local folder: `eqx_clip.load(folder)`."
 
 

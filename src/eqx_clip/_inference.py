@@ -13,6 +13,7 @@ from jaxtyping import DTypeLike, Float
 from ._checks import as_finite
 from ._embed import embed_images, embed_texts, is_one_image
 from ._load import create, load
+from ._repr import short_repr
 from ._types import AnyArray, ImageLike, Real, TextLike
 
 
@@ -53,7 +54,9 @@ class CLIPInference:
         Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is not finite.
         """
         if not isinstance(pretrained, str | bool):
-            raise ValueError(f"`pretrained` must be a tag, True or False; got {pretrained!r}.")
+            raise ValueError(
+                f"`pretrained` must be a tag, True or False; got {short_repr(pretrained)}."
+            )
         is_learned = isinstance(softmax_temp, str) and softmax_temp == "learned"
         if softmax_temp is not None and not is_learned:
             softmax_temp = as_finite("softmax_temp", softmax_temp)

@@ -1,37 +1,27 @@
 """Models from a registered name, the hub, a folder, a file, a state dict, or new."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import DTypeLike, PRNGKeyArray
+from jax.core import Tracer
 
-from ._checks import check_dtype, did_you_mean
+from ._checks import check_dtype, check_key
 from ._clip import CLIP, CLIPConfig
-from ._hub import (
-    CONFIG_FILE,
-    PICKLE_SUFFIXES,
-    WEIGHT_FILES,
-    WeightsNotFoundError,
-    check_not_pickle,
-    fetch,
-    find_in_folder,
-)
-from ._models import ALIASES, MODELS, is_model, model_config
+from ._find import find
+from ._models import model_config
 from ._openclip import Canonical, Edit, Placement, fill
 from ._openclip_config import config_from_open_clip
 from ._positions import resize_image_positions, resize_text_positions
-from ._registry import find_pretrained
+from ._repr import short_repr
 from ._safetensors import SafetensorsFile
-from ._types import Count, PathLike, Real, Size
+from ._types import Count, DType, Key, PathLike, Real, Size
 from ._vision import ViTConfig
 
 
@@ -44,18 +34,11 @@ else:
     ConfigLike = StateDict = Where = Any
 
 
-class Found(NamedTuple):
-    """What a source turned out to be."""
-
-    config: CLIPConfig
-    weights: Path
-
-
 def load(
     source: PathLike,
     tag: PathLike | None = None,
     *,
-    dtype: DTypeLike = jnp.float32,
+    dtype: DType = jnp.float32,
     image_size: Size | None = None,
     context_length: Count | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -71,13 +54,16 @@ def load(
           without one the last that `eqx_clip.list_pretrained_by_model(name)` lists;
         - a name, and as `tag` the path of a `.safetensors` file with weights of that architecture.
           Activation and preprocessing are those of the configuration in the file or beside it;
-          without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU;
+          without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU.
+          So are the sizes of images and texts;
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format;
         - a folder in OpenCLIP's format: `open_clip_config.json` and safetensors.
     - `dtype`: what the weights are stored, and computed with, as: all of them, the logit scale
-      with the rest.
+      with the rest. float32, bfloat16, float16 or, in JAX's 64-bit mode, float64; weights of a
+      file may be of any of these, and of no other type, such as float8.
     - `image_size` (pixels, or (height, width)), `context_length` (tokens): resize the positional
-      embeddings, and the preprocessing with them, as OpenCLIP does.
+      embeddings, and the preprocessing with them, as OpenCLIP does. Weights of another size than
+      their configuration says are resized to the configuration's without them.
     - `cache_dir`, `revision`: of the hub; by default huggingface-hub's cache and the main branch.
       huggingface-hub's settings hold (`HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN`, ...).
     - `device`: where each array goes as soon as it is read; by default JAX's. A `jax.Device`, a
@@ -93,8 +79,10 @@ def load(
     """
     dtype = check_dtype(dtype)
     if not (device is None or isinstance(device, Placement)):
-        raise ValueError(f"`device` must be a jax.Device, a Sharding or a Mesh; got {device!r}.")
-    found = _find(source, tag, cache_dir=cache_dir, revision=revision)
+        raise ValueError(
+            f"`device` must be a jax.Device, a Sharding or a Mesh; got {short_repr(device)}."
+        )
+    found = find(source, tag, cache_dir=cache_dir, revision=revision)
     config = found.config.resize(image_size, context_length)
     with SafetensorsFile(found.weights) as tensors:
         try:
@@ -106,8 +94,8 @@ def load(
 def create(
     name_or_config: ConfigLike,
     *,
-    key: PRNGKeyArray,
-    dtype: DTypeLike = jnp.float32,
+    key: Key,
+    dtype: DType = jnp.float32,
     image_size: Size | None = None,
     context_length: Count | None = None,
     init_logit_scale: Real | None = None,
@@ -118,7 +106,8 @@ def create(
     `name_or_config`: a name, ours or OpenCLIP's (`eqx_clip.list_models()`), a `CLIPConfig`, or a
     configuration in OpenCLIP's format, as a dictionary. `init_logit_scale` is the log of the
     temperature (default: log(1 / 0.07)), `init_logit_bias` None for no bias. Other arguments as in
-    `load`. Raises `ValueError` for an unknown name or a configuration that cannot be built.
+    `load`. Raises `ValueError` for an unknown name, for a configuration that cannot be built, and
+    for one that this machine's memory cannot hold.
     """
     dtype = check_dtype(dtype)
     config = _as_config(name_or_config).resize(image_size, context_length)
@@ -126,6 +115,7 @@ def create(
         config = dataclasses.replace(config, init_logit_scale=init_logit_scale)
     if init_logit_bias is not None:
         config = dataclasses.replace(config, init_logit_bias=init_logit_bias)
+    _check_fits(config, check_key(key))
     model = eqx.filter_jit(config.build)(key=key)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
@@ -134,7 +124,7 @@ def from_state_dict(
     name_or_config: ConfigLike,
     tensors: StateDict,
     *,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
 ) -> CLIP:
     """The model of OpenCLIP's state dict: NumPy (or any array-like) tensors by OpenCLIP's names.
 
@@ -155,147 +145,56 @@ def _as_config(name_or_config: ConfigLike) -> CLIPConfig:
     if not isinstance(name_or_config, str):
         raise ValueError(
             "Expected a name, a CLIPConfig, or a dictionary in OpenCLIP's format; got "
-            f"{name_or_config!r}."
+            f"{short_repr(name_or_config)}."
         )
     return model_config(name_or_config)
-
-
-def _find(
-    source: PathLike,
-    tag: PathLike | None,
-    *,
-    cache_dir: str | os.PathLike[str] | None,
-    revision: str | None,
-) -> Found:
-    for argument, value in (("source", source), ("tag", "none" if tag is None else tag)):
-        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-            raise ValueError(f"`{argument}` must be a name or a path; got {value!r}.")
-    name = os.fspath(source)
-    if name.startswith("hf-hub:"):
-        _refuse(tag=tag, where="a repository of the hub")
-        repo = name.removeprefix("hf-hub:")
-        config = fetch([repo], [CONFIG_FILE], revision=revision, cache_dir=cache_dir)
-        weights = fetch([repo], WEIGHT_FILES, revision=revision, cache_dir=cache_dir)
-        return Found(_read_config(config), weights)
-    is_path = os.sep in name and Path(name).is_dir()  # "ViT-B/32" is none
-    if isinstance(source, str) and is_model(name) and not is_path:
-        if tag is not None and _is_file_name(tag):
-            _refuse(revision=revision, where="a file")
-            weights = _existing_weights(Path(tag))
-            return Found(_config_of_file(name, weights), weights)
-        row = find_pretrained(name, None if tag is None else os.fspath(tag))
-        return Found(
-            row.config, fetch(row.repos, row.files, revision=revision, cache_dir=cache_dir)
-        )
-    folder = Path(name.removeprefix("local-dir:"))
-    if folder.is_dir():
-        _refuse(tag=tag, revision=revision, where="a folder")
-        weights = find_in_folder(folder)
-        return Found(_own_config(weights) or _missing_config(folder), weights)
-    if folder.is_file():
-        check_not_pickle(folder)
-        if folder.suffix != ".safetensors":
-            raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
-        raise ValueError(
-            f"{name!r} is a file, and does not say what it holds. Name its architecture, "
-            f"`eqx_clip.load('vit-base-patch32', {name!r})`, or load a folder with {CONFIG_FILE!r} "
-            "beside the weights."
-        )
-    nearest = did_you_mean(name, (*MODELS, *ALIASES))
-    raise ValueError(
-        f"{name!r} is no registered model and no folder.{nearest} Models: {', '.join(MODELS)}. "
-        "Repositories of the hub: 'hf-hub:organisation/repository'."
-    )
-
-
-def _is_file_name(tag: str | os.PathLike[str]) -> bool:
-    suffixes = (".safetensors", *PICKLE_SUFFIXES)
-    return not isinstance(tag, str) or tag.endswith(suffixes) or Path(tag).is_file()
-
-
-def _existing_weights(path: Path) -> Path:
-    check_not_pickle(path)
-    if not path.is_file():
-        raise WeightsNotFoundError(f"There is no file {path}.")
-    return path
-
-
-def _refuse(*, where: str, **arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(f"`{name}={value!r}` has no meaning for {where}.")
-
-
-def _config_of_file(name: str, weights: Path) -> CLIPConfig:
-    """What one file of weights is: `name`, with the file's own activation and preprocessing."""
-    named, own = model_config(name), _own_config(weights)
-    if own is None:
-        return named
-    # With the quick GELU on both sides the activation does not count.
-    quick = named.with_quick_gelu(), own.with_quick_gelu()
-    if quick[0].image != quick[1].image or quick[0].text != quick[1].text:
-        raise ValueError(
-            f"{weights} is not {name!r}: the configuration in the file or beside it says "
-            f"{own.image} and {own.text}. Load its folder: "
-            f"`eqx_clip.load({str(weights.parent)!r})`."
-        )
-    return own
-
-
-def _own_config(weights: Path) -> CLIPConfig | None:
-    """The configuration that lies beside the weights, or else the one that they carry, if any."""
-    path = weights.parent / CONFIG_FILE
-    if path.is_file():
-        return _read_config(path)
-    with SafetensorsFile(weights) as tensors:
-        text = tensors.metadata.get(CONFIG_FILE)
-    return None if text is None else _parse_config(text, where=weights)
-
-
-def _read_config(path: Path) -> CLIPConfig:
-    return _parse_config(path.read_bytes(), where=path)
-
-
-def _parse_config(text: str | bytes, *, where: Path) -> CLIPConfig:
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{where} must hold an object in OpenCLIP's format.")
-    try:
-        return config_from_open_clip(config)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _missing_config(folder: Path) -> NoReturn:
-    raise WeightsNotFoundError(
-        f"There is no {CONFIG_FILE!r} in {folder}. It says what the weights are: write one, as "
-        "OpenCLIP does, or name the architecture: "
-        "`eqx_clip.load('vit-base-patch32', 'weights.safetensors')`."
-    )
 
 
 def _fill(
     config: CLIPConfig,
     tensors: StateDict,
-    dtype: DTypeLike | None,
+    dtype: DType | None,
     edits: Mapping[str, Edit] = MappingProxyType({}),
     device: Placement | None = None,
 ) -> CLIP:
-    skeleton = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
-    return fill(skeleton, Canonical(tensors, edits), dtype, device)
+    return fill(_skeleton(config), Canonical(tensors, edits), dtype, device)
+
+
+def _skeleton(config: CLIPConfig) -> CLIP:
+    """The model of `jax.ShapeDtypeStruct`s."""
+    return eqx.filter_eval_shape(config.build, key=jax.random.key(0))
 
 
 def _resizing(old: CLIPConfig, new: CLIPConfig) -> dict[str, Edit]:
-    """What must be done to the positional embeddings of `old` for a model of `new`."""
-    edits: dict[str, Edit] = {}
+    """What must be done to positional embeddings for a model of `new`, if `old` describes them."""
+    edits: dict[str, Edit] = {
+        "positional_embedding": lambda x: resize_text_positions(x, new.text.context_length)
+    }
     if isinstance(old.image, ViTConfig) and isinstance(new.image, ViTConfig):
         grids = old.image.grid, new.image.grid
-        if grids[0] != grids[1]:
-            edits["visual.positional_embedding"] = lambda x: resize_image_positions(x, *grids)
-    lengths = old.text.context_length, new.text.context_length
-    if lengths[0] != lengths[1]:
-        edits["positional_embedding"] = lambda x: resize_text_positions(x, *lengths)
+        edits["visual.positional_embedding"] = lambda x: resize_image_positions(x, *grids)
     return edits
+
+
+def _check_fits(config: CLIPConfig, key: Key) -> None:
+    """`ValueError` for a model beyond the memory of this machine, before any of it is taken."""
+    if isinstance(key, Tracer):  # shapes are asked for, or shards
+        return
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_skeleton(config)))
+    if size > _memory():
+        raise ValueError(
+            f"This model has {size // 4:,} parameters, {size / 2**30:,.0f} GiB, and here are "
+            f"{_memory() / 2**30:,.0f} GiB of memory. Look at its sizes: {config.image}, "
+            f"{config.text}."
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory, of the device where it says so, else of the host."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**50

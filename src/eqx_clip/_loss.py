@@ -1,17 +1,22 @@
 """The contrastive losses, pure functions of arrays, on one device or over the axes of a mesh."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ._repr import short_repr
 from ._ring import AxisName, ring_clip_loss, ring_siglip_loss, varying
 from ._types import Input, Number, typed
 
 
 Method = Literal["ring", "gather"]
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Any  # a `ValueError` speaks first
 
 
 @typed
@@ -21,7 +26,7 @@ def clip_loss(
     logit_scale: Input | Number,
     *,
     axis_name: AxisName | None = None,
-    method: str = "ring",
+    method: MethodName = "ring",
 ) -> Float[Array, ""]:
     """The symmetric cross-entropy of matching each image with its text, and each text its image.
 
@@ -65,7 +70,7 @@ def siglip_loss(
     logit_bias: Input | Number,
     *,
     axis_name: AxisName | None = None,
-    method: str = "ring",
+    method: MethodName = "ring",
 ) -> Float[Array, ""]:
     """The sigmoid loss: each pair of an image and a text is called matching or not, by itself.
 
@@ -124,6 +129,6 @@ def _checked(
     return image, text, jnp.asarray(scalar).astype(dtype)
 
 
-def _check_method(method: str) -> None:
+def _check_method(method: Any) -> None:
     if method not in ("ring", "gather"):
-        raise ValueError(f"`method` must be 'ring' or 'gather'; got {method!r}.")
+        raise ValueError(f"`method` must be 'ring' or 'gather'; got {short_repr(method)}.")

@@ -1,12 +1,15 @@
 """The known architectures, as data, and the names they go by."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 from ._checks import did_you_mean
 from ._clip import CLIPConfig
 from ._convnext import ConvNeXtConfig
+from ._openclip_pairs import BUILT_FAMILIES, normalized, open_clip_pairs, pairs_of, words
 from ._preprocess import Preprocess
+from ._repr import short_repr
 from ._text import TextConfig
 from ._types import Head
 from ._vision import ViTConfig
@@ -104,11 +107,6 @@ ALIASES: Mapping[str, Alias] = {
 }
 
 
-def normalized(name: str) -> str:
-    """One spelling for ours and OpenCLIP's: `ViT-B/32` and `vit_b_32` are `vit-b-32`."""
-    return name.strip().lower().replace("/", "-").replace("_", "-")
-
-
 _BY_NAME = {
     **{normalized(name): Alias(name) for name in MODELS},
     **{normalized(name): alias for name, alias in ALIASES.items()},
@@ -120,15 +118,34 @@ def is_model(name: str) -> bool:
     return normalized(name) in _BY_NAME
 
 
-def find_model(name: str) -> Alias:
+def find_model(name: Any) -> Alias:
     """What `name`, ours or OpenCLIP's, stands for. Raises `ValueError` with the nearest name."""
+    if not isinstance(name, str):
+        raise ValueError(f"Expected the name of a model; got {short_repr(name)}.")
     alias = _BY_NAME.get(normalized(name))
     if alias is None:
-        raise ValueError(
-            f"Unknown model {name!r}.{did_you_mean(name, (*MODELS, *ALIASES))} "
-            f"Models: {', '.join(MODELS)}."
-        )
+        theirs = pairs_of(name)
+        problem = theirs[-1].answer if theirs else f"Unknown model {short_repr(name)}."
+        raise ValueError(f"{problem}{nearest_model(name)} Models: {', '.join(MODELS)}.")
     return alias
+
+
+def other_names(model: str) -> list[str]:
+    """The other spellings of a model of `MODELS`."""
+    return [name for name, alias in ALIASES.items() if alias.model == model]
+
+
+def nearest_model(name: str) -> str:
+    """' Did you mean ...?' with the nearest model of the same family, or nothing."""
+    ours = (*MODELS, *ALIASES)
+    theirs = [pair.model for pair in open_clip_pairs() if pair.family not in BUILT_FAMILIES]
+    others = {word for model in theirs for word in words(model) if len(word) > 2}
+    others -= {word for model in ours for word in words(model)}
+    first, *rest = words(name) or [""]
+    if others & {first, *rest}:
+        return ""
+    # The first word is the family's.
+    return did_you_mean(name, [m for m in ours if get_close_matches(first, words(m)[:1])])
 
 
 def model_config(name: str) -> CLIPConfig:

@@ -1,10 +1,10 @@
-"""OpenCLIP's state dicts: name tables, and one strict interpreter that reads them both ways."""
+"""OpenCLIP's state dicts: one strict interpreter that reads the name tables both ways."""
 
 import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,130 +14,42 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import DTypeLike
 
 from ._clip import CLIP
-from ._convnext import ConvNeXt
-from ._openclip_config import unknown_tower
-from ._text import TextTransformer
-from ._vision import VisionTransformer
+from ._openclip_names import names
+from ._repr import short_repr
+from ._safetensors import SafetensorsFile
 from .sharding import shardings
 
 
-# Our path to a leaf -> OpenCLIP's name of the tensor. `{i}` counts the blocks of a stack, which
-# are one tensor each for OpenCLIP and one leaf for us.
-_BLOCK = {
-    "ln_1.weight": "ln_1.weight",
-    "ln_1.bias": "ln_1.bias",
-    "attn.qkv.weight": "attn.in_proj_weight",
-    "attn.qkv.bias": "attn.in_proj_bias",
-    "attn.out.weight": "attn.out_proj.weight",
-    "attn.out.bias": "attn.out_proj.bias",
-    "ln_2.weight": "ln_2.weight",
-    "ln_2.bias": "ln_2.bias",
-    "mlp.up.weight": "mlp.c_fc.weight",
-    "mlp.up.bias": "mlp.c_fc.bias",
-    "mlp.down.weight": "mlp.c_proj.weight",
-    "mlp.down.bias": "mlp.c_proj.bias",
-}
-_VISION = {
-    "patch.weight": "visual.conv1.weight",
-    "class_embedding": "visual.class_embedding",
-    "positional_embedding": "visual.positional_embedding",
-    "ln_pre.weight": "visual.ln_pre.weight",
-    "ln_pre.bias": "visual.ln_pre.bias",
-    **{
-        f"stack.block.{ours}": f"visual.transformer.resblocks.{{i}}.{theirs}"
-        for ours, theirs in _BLOCK.items()
-    },
-    "ln_post.weight": "visual.ln_post.weight",
-    "ln_post.bias": "visual.ln_post.bias",
-    "proj": "visual.proj",
-}
-_TEXT = {
-    "token_embedding": "token_embedding.weight",
-    "positional_embedding": "positional_embedding",
-    **{
-        f"stack.block.{ours}": f"transformer.resblocks.{{i}}.{theirs}"
-        for ours, theirs in _BLOCK.items()
-    },
-    "ln_final.weight": "ln_final.weight",
-    "ln_final.bias": "ln_final.bias",
-    "proj": "text_projection",
-}
-_CONVNEXT_BLOCK = {
-    "conv.weight": "conv_dw.weight",
-    "conv.bias": "conv_dw.bias",
-    "norm.weight": "norm.weight",
-    "norm.bias": "norm.bias",
-    "mlp.up.weight": "mlp.fc1.weight",
-    "mlp.up.bias": "mlp.fc1.bias",
-    "mlp.down.weight": "mlp.fc2.weight",
-    "mlp.down.bias": "mlp.fc2.bias",
-    "gamma": "gamma",
-}
-_CONVNEXT_STAGE = {
-    "downsample.norm.weight": "downsample.0.weight",
-    "downsample.norm.bias": "downsample.0.bias",
-    "downsample.conv.weight": "downsample.1.weight",
-    "downsample.conv.bias": "downsample.1.bias",
-    **{f"stack.block.{ours}": f"blocks.{{i}}.{theirs}" for ours, theirs in _CONVNEXT_BLOCK.items()},
-}
-_CONVNEXT = {
-    "stem.weight": "visual.trunk.stem.0.weight",
-    "stem.bias": "visual.trunk.stem.0.bias",
-    "stem_norm.weight": "visual.trunk.stem.1.weight",
-    "stem_norm.bias": "visual.trunk.stem.1.bias",
-    "norm.weight": "visual.trunk.head.norm.weight",
-    "norm.bias": "visual.trunk.head.norm.bias",
-    "head.weight": "visual.head.proj.weight",
-    "head.up.weight": "visual.head.mlp.fc1.weight",
-    "head.up.bias": "visual.head.mlp.fc1.bias",
-    "head.down.weight": "visual.head.mlp.fc2.weight",
-}
-
-
-def _convnext_names(tower: ConvNeXt) -> dict[str, str]:
-    stages = {
-        f"stages.{stage}.{ours}": f"visual.trunk.stages.{stage}.{theirs}"
-        for stage in range(len(tower.stages))
-        for ours, theirs in _CONVNEXT_STAGE.items()
-    }
-    return {**_CONVNEXT, **stages}
-
-
-def names(model: CLIP) -> dict[str, str]:
-    """Our path -> OpenCLIP's name, for (at least) every leaf of `model`.
-
-    Raises `ValueError` for towers that OpenCLIP does not know.
-    """
-    image, text = model.image, model.text
-    if isinstance(image, VisionTransformer):
-        image_names = _VISION
-    elif isinstance(image, ConvNeXt):
-        image_names = _convnext_names(image)
-    else:
-        raise unknown_tower(image)
-    if not isinstance(text, TextTransformer):
-        raise unknown_tower(text)
-    return {
-        "logit_scale": "logit_scale",
-        "logit_bias": "logit_bias",
-        **{f"image.{ours}": theirs for ours, theirs in image_names.items()},
-        **{f"text.{ours}": theirs for ours, theirs in _TEXT.items()},
-    }
-
-
 Placement = jax.Device | Sharding | Mesh
+if TYPE_CHECKING:
+    Model = CLIP
+else:
+    Model = Any  # a `ValueError` speaks first
 
 
 class Entry(NamedTuple):
-    """A leaf of a model and the tensors that it is made of; `stacked` says if along an axis."""
+    """A leaf of a model and OpenCLIP's name of it, with `{i}` for the blocks of a stack."""
 
     leaf: jax.Array | jax.ShapeDtypeStruct
-    tensors: tuple[str, ...]
-    stacked: bool
+    name: str
+
+    @property
+    def stacked(self) -> bool:
+        return "{i}" in self.name
+
+    @property
+    def depth(self) -> int:
+        """How many tensors the leaf is made of."""
+        return self.leaf.shape[0] if self.stacked else 1
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.name.format(i=i) for i in range(self.depth))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of each tensor."""
+        """The shape of each."""
         return self.leaf.shape[1:] if self.stacked else self.leaf.shape
 
 
@@ -151,22 +63,28 @@ def entries(model: CLIP) -> Iterator[Entry]:
                 f"OpenCLIP has no tensor for the leaf {ours!r}, so this model has no form in its "
                 "format. `eqx.tree_serialise_leaves(path, model)` writes any model."
             )
-        theirs = table[ours]
-        stacked = "{i}" in theirs
-        count = leaf.shape[0] if stacked else 1
-        yield Entry(leaf, tuple(theirs.format(i=i) for i in range(count)), stacked)
+        yield Entry(leaf, table[ours])
 
 
-def to_state_dict(model: CLIP) -> dict[str, np.ndarray]:
+def check_model(model: Any) -> None:
+    if not isinstance(model, CLIP):
+        raise ValueError(
+            f"Expected an eqx_clip.CLIP; got {type(model).__name__}. "
+            "`eqx.tree_serialise_leaves(path, module)` writes any module."
+        )
+
+
+def to_state_dict(model: Model) -> dict[str, np.ndarray]:
     """`model` as OpenCLIP's state dict: NumPy arrays by OpenCLIP's names, dtypes kept.
 
     The arrays may share memory with the model's; do not write into them. Raises `ValueError` for
-    towers that OpenCLIP does not know. Inverse of `from_state_dict`.
+    what is no `CLIP`, and for towers that OpenCLIP does not know. Inverse of `from_state_dict`.
     """
+    check_model(model)
     tensors = {}
-    for leaf, keys, stacked in entries(model):
-        array = np.asarray(leaf, order="C")  # safetensors writes the memory as it lies
-        tensors.update(zip(keys, array if stacked else [array], strict=True))
+    for row in entries(model):
+        array = np.asarray(row.leaf, order="C")  # safetensors writes the memory as it lies
+        tensors.update(zip(row.tensors, array if row.stacked else [array], strict=True))
     return tensors
 
 
@@ -175,22 +93,24 @@ ModelT = TypeVar("ModelT", bound=CLIP)
 
 def fill(
     skeleton: ModelT,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Any],
     dtype: DTypeLike | None = None,
     placement: Placement | None = None,
 ) -> ModelT:
     """`skeleton`, a model of `jax.ShapeDtypeStruct`s, with the arrays of OpenCLIP's state dict.
 
     Strict both ways: raises `ValueError` for a missing tensor, for one that is left over, for one
-    of another shape and for one that is not of floats. Each tensor is read once, and copied once,
-    into its leaf. `dtype`: of every leaf; None keeps that of the tensors, of those of a stack the
-    one that holds all. `placement`: where the leaves go, of a mesh as `sharding.shardings` says.
+    of another shape and for one that is not of floats; of a file's names and shapes before any
+    tensor is read. Each tensor is read once, and copied once, into its leaf. `dtype`: of every
+    leaf; None keeps that of the tensors, of those of a stack the one that holds all. `placement`:
+    where the leaves go, of a mesh as `sharding.shardings` says.
     """
     rows = list(entries(skeleton))
     places: list[Any] = [placement] * len(rows)
     if isinstance(placement, Mesh):
         places = jax.tree.leaves(shardings(skeleton, placement))
-    _check_keys({key for row in rows for key in row.tensors}, set(tensors))
+    _check_names(rows, tensors)
+    _check_shapes(rows, tensors)
     # The largest first: a leaf is in memory twice on its way, which costs least while there is
     # little else.
     leaves = {
@@ -212,17 +132,11 @@ def _placed(leaf: np.ndarray, where: Any, name: str) -> Array:
         ) from error
 
 
-def _fill_leaf(
-    row: Entry, tensors: Mapping[str, np.ndarray], dtype: DTypeLike | None
-) -> np.ndarray:
+def _fill_leaf(row: Entry, tensors: Mapping[str, Any], dtype: DTypeLike | None) -> np.ndarray:
     leaf = None
     for i, key in enumerate(row.tensors):
         tensor = _read(tensors, key)
-        if tensor.shape != row.shape:
-            raise ValueError(
-                f"Tensor {key!r} must have shape {row.shape} in this configuration; it has "
-                f"{tensor.shape}. Weights and configuration do not belong together."
-            )
+        _check_shape(key, tensor.shape, row.shape)
         if leaf is None:
             leaf = _new_pages(row.leaf.shape, np.dtype(tensor.dtype if dtype is None else dtype))
         elif dtype is None:
@@ -242,9 +156,10 @@ def _new_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(memory, dtype).reshape(shape)
 
 
-def _read(tensors: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+def _read(tensors: Mapping[str, Any], key: str) -> np.ndarray:
+    tensor = tensors[key]
     try:
-        tensor = np.asarray(tensors[key])
+        tensor = np.asarray(tensor)
     except (TypeError, RuntimeError, ValueError) as error:  # of whatever library made the tensor
         raise ValueError(
             f"Tensor {key!r} cannot be read as a NumPy array: {error} Of a torch tensor: "
@@ -255,7 +170,14 @@ def _read(tensors: Mapping[str, np.ndarray], key: str) -> np.ndarray:
     return tensor
 
 
-def _check_keys(expected: set[str], given: set[str]) -> None:
+def _check_names(rows: list[Entry], tensors: Mapping[str, Any]) -> None:
+    count = sum(row.depth for row in rows)
+    if count > 10_000 + 100 * len(tensors):  # before that many names are made
+        raise ValueError(
+            f"The state dict does not fit: it has {len(tensors):,} tensors, a model of this "
+            f"configuration {count:,}. Weights and configuration do not belong together."
+        )
+    expected, given = {key for row in rows for key in row.tensors}, set(tensors)
     missing, unused = sorted(expected - given), sorted(given - expected)
     if not missing and not unused:
         return
@@ -274,43 +196,78 @@ def _check_keys(expected: set[str], given: set[str]) -> None:
 
 
 def _some(keys: list[str]) -> str:
-    return ", ".join(repr(key) for key in keys[:3])
+    return ", ".join(short_repr(key) for key in keys[:3])
+
+
+def _check_shapes(rows: list[Entry], tensors: Mapping[str, Any]) -> None:
+    """Compares the shapes that are known before the tensors are read."""
+    if isinstance(tensors, Canonical):
+        for row in rows:
+            for key in row.tensors:
+                shape = tensors.shape(key)
+                _check_shape(key, row.shape if shape is None else shape, row.shape)
+
+
+def _check_shape(key: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if given != expected:
+        raise ValueError(
+            f"Tensor {key!r} must have shape {expected} in this configuration; it has {given}. "
+            "Weights and configuration do not belong together."
+        )
 
 
 Edit = Callable[[np.ndarray], np.ndarray]
 
 # OpenAI's own files say sizes as tensors; OpenCLIP drops them, too.
 _LEGACY = ("input_resolution", "context_length", "vocab_size")
+# What torch puts around a model, or a part of one: in distributed training, and compiled.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-class Canonical(Mapping[str, np.ndarray]):
+class Canonical(Mapping[str, Any]):
     """A state dict that OpenCLIP reads, in its plain form; each tensor is read when asked for.
 
-    Without the prefix `module.` of distributed training and the prefix `text.` that OpenCLIP's
-    `CustomTextCLIP` puts before the text tower; with scalars for one-element logit scales; and
-    with `edits`, functions of tensors by name, applied. Raises `ValueError` where two tensors have
-    one plain name.
+    Without the names of torch's wrappers (`module.`, `_orig_mod.`) and the prefix `text.` that
+    OpenCLIP's `CustomTextCLIP` puts before the text tower; with scalars for one-element logit
+    scales; and with `edits`, functions of small tensors by name, applied once. Raises `ValueError`
+    where two tensors have one plain name.
     """
 
     def __init__(self, tensors: Any, edits: Mapping[str, Edit]):
         if not (isinstance(tensors, Mapping) and all(isinstance(key, str) for key in tensors)):
             raise ValueError("Expected a state dict, a mapping of arrays by OpenCLIP's names.")
-        keys = [key for key in tensors if key not in _LEGACY]
+        plain = {key: _plain(key) for key in tensors}
         self._tensors = tensors
-        self._keys = {key.removeprefix("module.").removeprefix("text."): key for key in keys}
-        self._edits = {"logit_scale": _scalar, "logit_bias": _scalar, **edits}
-        if len(self._keys) != len(keys):
+        self._keys = {name: key for key, name in plain.items() if name not in _LEGACY}
+        if len(self._keys) != sum(name not in _LEGACY for name in plain.values()):
             raise ValueError("The state dict has tensors twice, with and without a prefix.")
+        self._edits = {"logit_scale": _scalar, "logit_bias": _scalar, **edits}
+        self._edited: dict[str, np.ndarray] = {}
 
-    def __getitem__(self, key: str) -> np.ndarray:
-        tensor = np.asarray(self._tensors[self._keys[key]])
-        return self._edits[key](tensor) if key in self._edits else tensor
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """The shape of a tensor, where it is known without reading the tensor."""
+        if key in self._edits:
+            return self[key].shape
+        tensors = self._tensors
+        return tensors.shape(self._keys[key]) if isinstance(tensors, SafetensorsFile) else None
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._edits:
+            return self._tensors[self._keys[key]]
+        if key not in self._edited:
+            self._edited[key] = self._edits[key](_read(self._tensors, self._keys[key]))
+        return self._edited[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def _plain(key: str) -> str:
+    parts = [part for part in key.split(".") if part not in _WRAPPERS]
+    return ".".join(parts).removeprefix("text.")
 
 
 def _scalar(tensor: np.ndarray) -> np.ndarray:

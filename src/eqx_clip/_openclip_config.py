@@ -1,5 +1,6 @@
 """OpenCLIP's `open_clip_config.json`, read into our configurations and written back."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ from ._checks import as_count
 from ._clip import CLIP, LOGIT_SCALE, CLIPConfig, Tower
 from ._convnext import ConvNeXt, ConvNeXtConfig
 from ._preprocess import Preprocess
+from ._repr import short_repr
 from ._text import TextConfig, TextTransformer
 from ._types import Count
 from ._vision import VisionTransformer, ViTConfig
@@ -55,7 +57,6 @@ _TEXT_DEFAULTS = {
     **_TRANSFORMER_DEFAULTS,
     "embed_cls": False,
     "no_causal_mask": False,
-    "pad_id": 0,
     "pool_type": "argmax",
     "proj_bias": False,
     "proj_type": "linear",
@@ -64,9 +65,13 @@ _TEXT_DEFAULTS = {
     "tokenizer_mode": None,
     "tokenizer_kwargs": None,
 }
+# Repositories whose tokenizer is CLIP's own. By way of transformers it pads with the end of text,
+# which no feature shows: each is read at the first one, and attention is causal.
+_CLIP_TOKENIZERS = re.compile(r"openai/clip-vit-[\w-]+|laion/CLIP-(?!.*roberta).+")
 # Options of training, and options of an option that is off: they change no feature.
 _WITHOUT_EFFECT = {
-    *("patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads", "eos_id"),
+    *("patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"),
+    *("eos_id", "pad_id"),  # of a pooling and of a class token that are not supported
     *("timm_model_pretrained", "timm_drop", "timm_drop_path"),
     *("hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
     *("output_dict", "nonscalar_logit_scale", "custom_text"),
@@ -77,19 +82,20 @@ _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 def config_from_open_clip(config: Mapping[str, Any]) -> CLIPConfig:
     """The configuration that an `open_clip_config.json` describes.
 
-    `config` is the whole file or its `model_cfg` alone. Raises `ValueError` for what no tower
-    here can reproduce, naming the option, and for options that OpenCLIP does not have.
+    `config` is the whole file or its `model_cfg` alone. What OpenCLIP leaves aside is left aside.
+    Raises `ValueError` for what no tower here can reproduce, naming the option, and for options
+    on which OpenCLIP fails.
     """
-    model = _section(config, "model_cfg") if "model_cfg" in config else dict(config)
+    whole = config if "model_cfg" in config else {"model_cfg": config}
+    model = _section(whole, "model_cfg")
     preprocess = _section(config, "preprocess_cfg") if config.get("preprocess_cfg") else {}
-    for key in preprocess:
-        if key not in (*_PREPROCESS_KEYS, "size", "mode"):
-            raise ValueError(f"`{key}={preprocess[key]!r}` in `preprocess_cfg` is not known.")
+    if preprocess.get("mode") not in (None, "RGB"):  # other keys OpenCLIP leaves aside
+        raise ValueError(f"`mode={short_repr(preprocess['mode'])}` must be 'RGB'.")
     vision, text = _section(model, "vision_cfg"), _section(model, "text_cfg")
     embed_dim = _required(model, "embed_dim", "model_cfg")
     quick_gelu = model.pop("quick_gelu", None)
     if quick_gelu not in (None, False, True):
-        raise ValueError(f"`quick_gelu` must be true or false; got {quick_gelu!r}.")
+        raise ValueError(f"`quick_gelu` must be true or false; got {short_repr(quick_gelu)}.")
     activation = "quick_gelu" if quick_gelu else "gelu"
     options = {
         "init_logit_scale": model.pop("init_logit_scale", LOGIT_SCALE),
@@ -116,7 +122,8 @@ def _vit(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> ViTConfig:
     head_width = as_count("head_width", cfg.pop("head_width", 64))
     if isinstance(cfg.get("layers"), list | tuple):
         raise ValueError(
-            f"`vision_cfg` describes a ResNet (`layers={cfg['layers']}`), which is not supported."
+            f"`vision_cfg` describes a ResNet (`layers={short_repr(cfg['layers'])}`), which is not "
+            "supported."
         )
     config = ViTConfig(
         image_size=_size(cfg.pop("image_size", 224)),
@@ -140,10 +147,13 @@ def _convnext(cfg: dict[str, Any], name: Any, embed_dim: Count) -> ConvNeXtConfi
     name = name.partition(".")[0] if isinstance(name, str) else name  # timm's name of the weights
     if name not in tuple(TIMM_TRUNKS):  # not by its hash: a JSON file may hold anything here
         raise ValueError(
-            f"`timm_model_name={name!r}` is not supported; supported: {', '.join(TIMM_TRUNKS)}."
+            f"`timm_model_name={short_repr(name)}` is not supported; supported: "
+            f"{', '.join(TIMM_TRUNKS)}."
         )
     if head not in ("linear", "mlp"):
-        raise ValueError(f"`timm_proj={head!r}` is not supported; supported: linear, mlp.")
+        raise ValueError(
+            f"`timm_proj={short_repr(head)}` is not supported; supported: linear, mlp."
+        )
     if cfg.get("timm_pool") == "avg":
         del cfg["timm_pool"]  # what the default stands for in a ConvNeXt
     image_size = _size(cfg.pop("image_size", 224))
@@ -164,14 +174,21 @@ def _text(cfg: dict[str, Any], embed_dim: Count, activation: Any) -> TextConfig:
         embed_dim=embed_dim,
         activation=activation,
     )
+    tokenizer = cfg.get("hf_tokenizer_name")
+    if isinstance(tokenizer, str) and _CLIP_TOKENIZERS.fullmatch(tokenizer):
+        del cfg["hf_tokenizer_name"]
+    elif not tokenizer:
+        cfg.pop("tokenizer_mode", None)  # which OpenCLIP's own tokenizer does not have
+    if cfg.get("tokenizer_kwargs") == {"clean": "lower"}:
+        del cfg["tokenizer_kwargs"]  # OpenCLIP's default
     _refuse_others(cfg, _TEXT_DEFAULTS, "text_cfg")
     return config
 
 
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = _required(config, name, "the configuration")
-    if not isinstance(section, Mapping):
-        raise ValueError(f"`{name}` must be an object of options; it is {section!r}.")
+    if not isinstance(section, Mapping) or not all(isinstance(key, str) for key in section):
+        raise ValueError(f"`{name}` must be an object of options; it is {short_repr(section)}.")
     return dict(section)
 
 
@@ -179,7 +196,7 @@ def _required(config: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in config:
         raise ValueError(
             f"{where} has no {key!r}; expected OpenCLIP's format, with `embed_dim`, `vision_cfg` "
-            f"and `text_cfg`. It has: {', '.join(config) or 'nothing'}."
+            f"and `text_cfg`. It has: {short_repr(list(config)) if config else 'nothing'}."
         )
     return config[key]
 
@@ -197,7 +214,7 @@ def _refuse_others(rest: Mapping[str, Any], defaults: Mapping[str, Any], where: 
         ):
             continue
         problem = "is not supported" if key in defaults else "is not known"
-        raise ValueError(f"`{key}={value!r}` in `{where}` {problem}.")
+        raise ValueError(f"`{key:.80}={short_repr(value)}` in `{where}` {problem}.")
 
 
 def config_to_open_clip(model: CLIP) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -12,8 +11,9 @@ from jax import Array
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from ._checks import did_you_mean
+from ._checks import MAX_SIDE, did_you_mean, is_finite
 from ._image import to_rgb
+from ._repr import short_repr
 from ._types import ImageLike
 
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     PerChannel = tuple[float, float, float]
     Rng = np.random.Generator | None
     Draft = Literal[1, 2] | None
+    Name = str
+    GreyLevel = int
 else:
-    ImageSize = PerChannel = Rng = Draft = Any
+    ImageSize = PerChannel = Rng = Draft = Name = GreyLevel = Any
 
 Pixels = TypeVar("Pixels", np.ndarray, Array)
 
@@ -33,6 +35,7 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_TINY = float(np.finfo(np.float32).tiny)  # 0 in float32 below it
 _RESIZE_MODES = ("shortest", "longest", "squash")
 
 
@@ -116,9 +119,9 @@ class Preprocess(AbstractTransform):
     image_size: ImageSize = 224
     mean: PerChannel = OPENAI_MEAN
     std: PerChannel = OPENAI_STD
-    interpolation: str = "bicubic"
-    resize_mode: str = "shortest"
-    fill_color: int = 0
+    interpolation: Name = "bicubic"
+    resize_mode: Name = "shortest"
+    fill_color: GreyLevel = 0
     draft: Draft = None
 
     def __post_init__(self):
@@ -201,18 +204,20 @@ def set_target(transform: AbstractTransform) -> None:
         "image_size",
         repeated(transform.image_size, 2),
         2,
-        "a positive whole number, or (height, width)",
-        lambda size: all(edge >= 1 and edge.is_integer() for edge in size),
+        f"a positive whole number up to {MAX_SIDE}, or (height, width)",
+        lambda size: all(1 <= edge <= MAX_SIDE and edge.is_integer() for edge in size),
     )
     height, width = (int(edge) for edge in pair)
     mean, std = repeated(transform.mean, 3), repeated(transform.std, 3)
     canonicals = {
         "image_size": height if height == width else (height, width),
         "mean": canonical("mean", mean, 3, "a number, or three", lambda mean: True),
-        "std": canonical("std", std, 3, "a positive number, or three", lambda std: min(std) > 0),
+        "std": canonical(
+            "std", std, 3, "a positive number, or three", lambda std: min(std) >= _TINY
+        ),
     }
     if transform.draft not in (None, 1, 2):
-        raise ValueError(f"`draft` must be None, 1 or 2; got {transform.draft!r}.")
+        raise ValueError(f"`draft` must be None, 1 or 2; got {short_repr(transform.draft)}.")
     for name, value in canonicals.items():
         object.__setattr__(transform, name, value)
 
@@ -222,14 +227,16 @@ def canonical(
 ) -> tuple[float, ...]:
     """`value`, one number or several, as `count` floats for which `holds`, or a `ValueError`."""
     values = tuple(value) if isinstance(value, Iterable) else (value,)
-    if len(values) == count and all(isinstance(number, Real) for number in values):
+    if len(values) == count and all(is_finite(number) for number in values):
         floats = tuple(float(number) for number in values)
-        if all(math.isfinite(number) for number in floats) and holds(floats):
+        if holds(floats):
             return floats
-    raise ValueError(f"`{name}` must be {expected}; got {value!r}.")
+    raise ValueError(f"`{name}` must be {expected}; got {short_repr(value)}.")
 
 
-def _check_is_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def _check_is_one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        hint = did_you_mean(str(value), allowed)
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.{hint}")
+        hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(allowed)}; got {short_repr(value)}.{hint}"
+        )

@@ -4,8 +4,11 @@ import dataclasses
 
 from ._checks import did_you_mean
 from ._clip import CLIPConfig
-from ._models import MODELS, find_model, normalized
+from ._models import MODELS, find_model, other_names
+from ._openclip_pairs import normalized, pair_of, pairs_of
 from ._preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from ._repr import short_repr
+from ._types import Name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,26 +208,35 @@ def find_pretrained(name: str, tag: str | None = None) -> Pretrained:
     weights.
     """
     rows = _rows(name)
+    alias = find_model(name)
+    names = other_names(alias.model) if normalized(name) == alias.model else [name]
+    wanted = "" if tag is None else normalized(tag)
+    for row in rows:
+        if wanted in (row.tag, normalized(row.open_clip[1])):
+            return row
+    pair = pair_of(wanted, *names)
+    if pair is not None:
+        raise ValueError(f"{pair.answer} Weights of this model: {_tags(rows)}.")
     if not rows:
+        theirs = [f" {pair.answer}" for pair in pairs_of(*names)]
         raise ValueError(
-            f"There are no pretrained weights of {name!r}. "
+            f"There are no pretrained weights of {name!r}.{''.join(theirs[-1:])} "
             "`eqx_clip.create(name, key=...)` makes a new model; models with weights: "
             f"{', '.join(dict.fromkeys(row.model for row in PRETRAINED))}."
         )
     if tag is None:
         return rows[-1]
-    wanted = normalized(tag)
-    for row in rows:
-        if wanted in (row.tag, normalized(row.open_clip[1])):
-            return row
-    tags = [row.tag for row in rows]
     raise ValueError(
-        f"Unknown weights {tag!r} of {name!r}.{did_you_mean(wanted, tags)} "
-        f"Weights of this model: {', '.join(tags)}."
+        f"Unknown weights {short_repr(tag)} of {name!r}."
+        f"{did_you_mean(wanted, [row.tag for row in rows])} Weights of this model: {_tags(rows)}."
     )
 
 
-def _rows(name: str) -> list[Pretrained]:
+def _tags(rows: list[Pretrained]) -> str:
+    return ", ".join(row.tag for row in rows) or "none"
+
+
+def _rows(name: Name) -> list[Pretrained]:
     """A model's weights; for one of OpenCLIP's names those that OpenCLIP lists under it."""
     alias = find_model(name)
     rows = [row for row in PRETRAINED if row.model == alias.model]
@@ -240,6 +252,6 @@ def list_pretrained() -> tuple[tuple[str, str], ...]:
     return tuple((row.model, row.tag) for row in PRETRAINED)
 
 
-def list_pretrained_by_model(name: str) -> tuple[str, ...]:
+def list_pretrained_by_model(name: Name) -> tuple[str, ...]:
     """The tags of a model's weights. Raises `ValueError` for an unknown model."""
     return tuple(row.tag for row in _rows(name))

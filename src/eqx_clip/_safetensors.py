@@ -57,6 +57,10 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
         self._mapped += tensor.nbytes
         return tensor
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not read for it."""
+        return tuple(self._file.get_slice(key).get_shape())
+
     def __contains__(self, key: object) -> bool:
         return key in self._keys
 

@@ -13,19 +13,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._checks import DTYPES
 from ._clip import CLIP
 from ._hub import CONFIG_FILE, WEIGHT_FILES
-from ._openclip import to_state_dict
+from ._openclip import check_model, to_state_dict
 from ._openclip_config import config_from_open_clip, config_to_open_clip
+from ._repr import short_repr
 
 
 if TYPE_CHECKING:
     Model = CLIP
+    Folder = str | os.PathLike[str]
 else:
-    Model = Any  # a `ValueError` speaks first
+    Model = Folder = Any  # a `ValueError` speaks first
 
 
-def save(model: Model, folder: str | os.PathLike[str]) -> None:
+def save(model: Model, folder: Folder) -> None:
     """Writes `model` into `folder`, in OpenCLIP's format: safetensors and configuration.
 
     `eqx_clip.load(folder, dtype=...)` with the model's own type gives it back, equal to the bit,
@@ -33,25 +36,25 @@ def save(model: Model, folder: str | os.PathLike[str]) -> None:
     where it is missing; other files in it are left alone. A model that is there already is replaced
     by one renaming once the new one is written whole, so that whenever the process ends, `load`
     finds the one or the other. Raises `ValueError`, before anything is written, for what is no
-    `CLIP`, for a folder far away (`train.export` writes there), and for towers and sizes that
+    `CLIP`, for a folder far away (`train.export` writes there), for weights of another type than
+    `load` reads (float32, bfloat16, float16, float64; not float8), and for towers and sizes that
     OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model); `OSError` where the
     folder cannot be written to, such as on a full disk.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    if not isinstance(model, CLIP):
-        raise ValueError(
-            f"Expected an eqx_clip.CLIP; got {type(model).__name__}. "
-            "`eqx.tree_serialise_leaves(path, module)` writes any module."
-        )
+    check_model(model)
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise ValueError(f"`folder` must be a path; got {short_repr(folder)}.")
     if "://" in os.fspath(folder):
         raise ValueError(f"{folder} is no folder here: `train.export` writes far away.")
+    _check_types(model)
     config = config_to_open_clip(model)
     tensors = to_state_dict(model)
     _check_rebuilds(model, config)
     text = json.dumps(config, indent=2)
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with _draft(folder) as draft:
         metadata = {"format": "pt", CONFIG_FILE: text}
@@ -63,6 +66,17 @@ def save(model: Model, folder: str | os.PathLike[str]) -> None:
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
         shutil.copymode(draft / CONFIG_FILE, draft / WEIGHT_FILES[0])
         _move_in(draft, folder)
+
+
+def _check_types(model: CLIP) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
+        dtype = str(getattr(leaf, "dtype", type(leaf).__name__))
+        if dtype not in DTYPES:
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)!r} is of {dtype}, which `load` does not read: cast "
+                f"the model to one of {', '.join(DTYPES)} first, or write it by "
+                "`eqx.tree_serialise_leaves(path, model)`."
+            )
 
 
 def _check_rebuilds(model: CLIP, config: Mapping[str, Any]) -> None:

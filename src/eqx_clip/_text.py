@@ -17,6 +17,8 @@ from ._checks import (
     check_choice,
     check_heads,
     check_ids,
+    check_mlp,
+    check_token_count,
     check_tokens,
 )
 from ._layers import ACTIVATIONS, Block, layer_norm, normal
@@ -43,6 +45,8 @@ class TextConfig:
         canonicalize(self, as_positive, "mlp_ratio")
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_heads(self.width, self.num_heads)
+        check_mlp(self.width, self.mlp_ratio)
+        check_token_count("context_length", self.context_length)
 
     def build(self, *, key: PRNGKeyArray) -> "TextTransformer":
         return TextTransformer(self, key=key)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from beartype import beartype
 from jax import Array
-from jaxtyping import jaxtyped
+from jaxtyping import DTypeLike, PRNGKeyArray, jaxtyped
 
 
 AnyArray = Array | np.ndarray
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     ImageLike = Image.Image | str | os.PathLike[str] | bytes | AnyArray
     TextLike = str | Iterable[str]
     Input = AnyArray
+    Key = PRNGKeyArray
+    Name = str
     PathLike = str | os.PathLike[str]
+    DType = DTypeLike
     Activation = Literal["gelu", "quick_gelu"]
     Head = Literal["linear", "mlp"]
     Remat = Literal["none", "dots", "full"]
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     Real = Number = int | float
 else:
     Number = int | float | np.integer | np.floating  # executed annotations promote nothing
-    ImageLike = TextLike = Input = PathLike = Activation = Head = Remat = Count = Size = Real = Any
+    ImageLike = TextLike = Input = Key = Name = PathLike = DType = Any
+    Activation = Head = Remat = Count = Size = Real = Any
 
 # Executes the annotations of a public function in every session, not only under the test plugin.
 typed = jaxtyped(typechecker=beartype)

@@ -18,9 +18,12 @@ from ._checks import (
     check_choice,
     check_heads,
     check_image,
+    check_mlp,
+    check_token_count,
     pair,
 )
 from ._layers import ACTIVATIONS, Block, PatchConv2d, layer_norm, normal
+from ._repr import short_repr
 from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real, Size
 
@@ -44,11 +47,13 @@ class ViTConfig:
         canonicalize(self, as_positive, "mlp_ratio")
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_heads(self.width, self.num_heads)
+        check_mlp(self.width, self.mlp_ratio)
         if math.prod(self.grid) == 0:
             raise ValueError(
                 f"`image_size={self.image_size}` must hold at least one patch of "
                 f"`patch_size={self.patch_size}`."
             )
+        check_token_count("image_size", math.prod(self.grid))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -107,7 +112,7 @@ class VisionTransformer(eqx.Module):
         if not 0 <= patch_dropout < 1 or (patch_dropout and key is None):
             raise ValueError(
                 "`patch_dropout` must be at least 0 and less than 1, and needs a `key` if it is "
-                f"not 0; got {patch_dropout!r} and {'no' if key is None else 'a'} key."
+                f"not 0; got {short_repr(patch_dropout)} and {'no' if key is None else 'a'} key."
             )
         return self._project(self._check(image), patch_dropout, key)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from ._clip import CLIP, unit
 from ._embed import embed_texts
+from ._repr import short_repr
 
 
 # Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
@@ -41,13 +42,13 @@ def zero_shot_classifier(
 
 def _listed(values: Any, name: str, kind: Any, kinds: str) -> Sequence:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise ValueError(f"`{name}` must be a list; got {values!r}.")
+        raise ValueError(f"`{name}` must be a list; got {short_repr(values)}.")
     listed = list(values)
     if not listed:
         raise ValueError(f"`{name}` must not be empty.")
     for value in listed:
         if not isinstance(value, kind):
-            raise ValueError(f"`{name}` must be {kinds}; one is {value!r}.")
+            raise ValueError(f"`{name}` must be {kinds}; one is {short_repr(value)}.")
     return listed
 
 
@@ -60,7 +61,7 @@ def _prompt(template: Template, name: str) -> str:
         prompt = other = ""
     if prompt == other:
         raise ValueError(
-            f"Template {template!r} must have a '{{}}' where the name of the class goes, and no "
-            "other braces."
+            f"Template {short_repr(template)} must have a '{{}}' where the name of the class "
+            "goes, and no other braces."
         )
     return prompt

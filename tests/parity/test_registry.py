@@ -8,6 +8,7 @@ from oracle import open_clip
 
 from eqx_clip._models import ALIASES, MODELS, model_config
 from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip._openclip_pairs import BUILT_FAMILIES, open_clip_pairs
 from eqx_clip._registry import PRETRAINED
 
 
@@ -37,6 +38,22 @@ def test_openclip_has_no_other_weights_under_a_quickgelu_name():
         if quick_gelu:
             tags = {row.open_clip[1] for row in PRETRAINED if row.model == model and row.quick_gelu}
             assert tags <= set(open_clip.list_pretrained_tags_by_model(alias))
+
+
+def test_the_table_of_pairs_is_openclips():
+    assert [(pair.model, pair.tag) for pair in open_clip_pairs()] == open_clip.list_pretrained()
+    for model, tag, _, repo in open_clip_pairs():
+        hub = open_clip.get_pretrained_cfg(model, tag)["hf_hub"]
+        assert repo == "/".join(hub.split("/")[:2])
+
+
+def test_the_families_that_are_built_are_those_whose_configurations_are_read():
+    for model, _, family, _ in open_clip_pairs():
+        if family in BUILT_FAMILIES:
+            config_from_open_clip(openclip_config(model))
+        else:
+            with pytest.raises(ValueError, match=r"supported|not known"):
+                config_from_open_clip(openclip_config(model))
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP_NAMES)

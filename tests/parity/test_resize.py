@@ -1,12 +1,20 @@
 """`image_size=` and `context_length=` against OpenCLIP's own resizing."""
 
 import copy
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import TINY_VIT, features, relative_error, tiny
-from models import batch_for, oracle_features, oracle_model, state_dict
+from models import (
+    batch_for,
+    nano_config,
+    oracle_features,
+    oracle_model,
+    save_oracle,
+    state_dict,
+)
 from oracle import open_clip, torch
 from PIL import Image
 
@@ -93,6 +101,71 @@ def test_positions_in_float64(options, x64):
             assert np.array_equal(ours[name], theirs)
     names = {"image_size": "visual.positional_embedding", "context_length": "positional_embedding"}
     assert changed == {names[key] for key, value in options.items() if value != SAME_GRID}
+
+
+# Weights of another size than their configuration says
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Weights of 64 pixels and 21 tokens beside a configuration of 48 and 13."""
+    folder = tmp_path_factory.mktemp("tuned")
+    vision, text = SQUARE["vision_cfg"], SQUARE["text_cfg"]
+    config = {
+        **SQUARE,
+        "vision_cfg": {**vision, "image_size": 64},
+        "text_cfg": {**text, "context_length": 21},
+    }
+    eqx_clip.save(tiny(config), folder)
+    path = folder / "open_clip_config.json"
+    contents = json.loads(path.read_text())
+    contents["model_cfg"]["vision_cfg"]["image_size"] = 48
+    contents["model_cfg"]["text_cfg"]["context_length"] = 13
+    path.write_text(json.dumps(contents))
+    return folder
+
+
+def forced(options):
+    """The same options under OpenCLIP's names."""
+    return {f"force_{name}": value for name, value in options.items()}
+
+
+OPTIONS = [
+    {},
+    {"image_size": 64},
+    {"image_size": 96},
+    {"image_size": (40, 24)},
+    {"context_length": 21},
+    {"context_length": 31},
+    {"image_size": 32, "context_length": 7},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_weights_of_another_size_than_configured_by_folder(options, tuned):
+    created: Any = open_clip.create_model_and_transforms(f"local-dir:{tuned}", **forced(options))
+    theirs, _, transform = created
+    ours: Any = eqx_clip.load(tuned, **options)
+    check_equal(ours, theirs.eval())
+    size, length = options.get("image_size", 48), options.get("context_length", 13)
+    assert ours.preprocess.image_size == size
+    assert ours.tokenizer.context_length == length == theirs.context_length
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 3), np.uint8)
+    assert np.array_equal(
+        transform(Image.fromarray(pixels)).numpy(), ours.preprocess(Image.fromarray(pixels))
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": 96}, {"context_length": 31}], ids=str)
+def test_weights_of_another_size_than_configured_by_name_and_file(options, tmp_path):
+    path = tmp_path / "vit-nano-patch32.json"
+    path.write_text(json.dumps(nano_config()))
+    open_clip.add_model_config(path)
+    config = nano_config()
+    config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"] = 160, 20
+    weights = save_oracle(oracle_model(config), tmp_path / "weights.safetensors")
+    theirs = open_clip.create_model("vit-nano-patch32", pretrained=str(weights), **forced(options))
+    check_equal(eqx_clip.load("vit-nano-patch32", weights, **options), theirs.eval())
 
 
 def test_from_state_dict_resizes_nothing():

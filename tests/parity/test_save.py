@@ -81,6 +81,36 @@ def test_load_reads_what_openclip_writes(name, tmp_path):
     check_same_tensors(ours, from_openclip(tmp_path / "again"))
 
 
+def test_what_openclip_leaves_aside_in_a_configuration_is_left_aside(tmp_path):
+    ours = tiny()
+    eqx_clip.save(ours, tmp_path)
+    path = tmp_path / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["preprocess_cfg"] |= {"crop_pct": 0.875, "num_classes": 0, "size": 7}
+    config["model_cfg"]["text_cfg"] |= {"pad_id": 49407, "eos_id": 3, "tokenizer_mode": "clips"}
+    config["model_cfg"]["vision_cfg"]["timm_drop"] = 0.5
+    config["timm_version"] = "1.0"
+    path.write_text(json.dumps(config))
+    assert bitwise_equal(eqx_clip.load(tmp_path), ours)
+    created: Any = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    check_equal(ours, created[0].eval())
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 90, 3), np.uint8))
+    assert np.array_equal(created[2](image).numpy(), ours.preprocess(image))
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    assert np.array_equal(tokenizer(["A cat"]).numpy(), ours.tokenize(["A cat"]))
+
+
+def test_clips_own_tokenizer_of_transformers_gives_the_same_features():
+    # It pads with the end of text, OpenCLIP's own with zeros.
+    theirs = oracle_model(TINY_VIT)
+    ours = tiny().tokenize(["a photo of a cat", "", "two dogs, " * 60])
+    padded = np.where(np.arange(13) > ours.argmax(1)[:, None], 49407, ours)
+    assert (padded != ours).any()
+    with torch.no_grad():
+        features = [theirs.encode_text(torch.tensor(x).long()).numpy() for x in (ours, padded)]
+    assert np.array_equal(*features)
+
+
 def test_models_with_a_separate_text_tower_load_and_are_saved_without_it(tmp_path):
     theirs = oracle_model({**TINY_VIT, "custom_text": True})
     assert "text.token_embedding.weight" in theirs.state_dict()

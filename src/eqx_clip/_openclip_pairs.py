@@ -1,0 +1,67 @@
+"""The pairs of model and weights that OpenCLIP lists, and what is said of those not built yet."""
+
+import functools
+import re
+from importlib import resources
+from typing import NamedTuple
+
+
+BUILT_FAMILIES = ("ViT", "ConvNeXt")
+# Of OpenAI's weights in the format of transformers: OpenCLIP's pair.
+TRANSFORMERS_REPOS = {
+    "openai/clip-vit-base-patch32": ("ViT-B-32", "openai"),
+    "openai/clip-vit-base-patch16": ("ViT-B-16", "openai"),
+    "openai/clip-vit-large-patch14": ("ViT-L-14", "openai"),
+    "openai/clip-vit-large-patch14-336": ("ViT-L-14-336", "openai"),
+}
+
+
+class Pair(NamedTuple):
+    model: str
+    tag: str
+    family: str
+    repo: str
+
+    @property
+    def answer(self) -> str:
+        """What to say to whoever asks for a pair that has no row in the registry."""
+        if self.family in BUILT_FAMILIES:
+            return (
+                f"OpenCLIP has the pair {self.model!r}, {self.tag!r}; eqx_clip does not list it "
+                "yet. Its repository, with OpenCLIP's configuration in it, loads: "
+                f"`eqx_clip.load('hf-hub:{self.repo}')`."
+            )
+        return (
+            f"OpenCLIP has the pair {self.model!r}, {self.tag!r}; eqx_clip does not build its "
+            f"family, {self.family}, yet."
+        )
+
+
+@functools.cache
+def open_clip_pairs() -> tuple[Pair, ...]:
+    """Every pair that OpenCLIP 3.3 lists, in its order."""
+    table = resources.files("eqx_clip") / "assets" / "open_clip_pairs.tsv"
+    _header, *lines = table.read_text(encoding="utf-8").splitlines()
+    return tuple(Pair(*line.split("\t")) for line in lines)
+
+
+def normalized(name: str) -> str:
+    """One spelling for ours and OpenCLIP's: `ViT-B/32` and `vit_b_32` are `vit-b-32`."""
+    return name.strip().lower().replace("/", "-").replace("_", "-")
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, in lower case: `ViT-B-16-SigLIP2` is of `vit`, `b` and `siglip`."""
+    return re.findall("[a-z]+", normalized(name))
+
+
+def pairs_of(*names: str) -> list[Pair]:
+    """The pairs that OpenCLIP lists under any of these names, in any spelling."""
+    wanted = {normalized(name) for name in names}
+    return [pair for pair in open_clip_pairs() if normalized(pair.model) in wanted]
+
+
+def pair_of(tag: str, *names: str) -> Pair | None:
+    """The pair of this tag that OpenCLIP lists under any of these names, in any spelling."""
+    pairs = (pair for pair in pairs_of(*names) if normalized(pair.tag) == normalized(tag))
+    return next(pairs, None)
