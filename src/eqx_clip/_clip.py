@@ -1,18 +1,22 @@
 """CLIP: any image tower and any text tower that share an embedding."""
 
 import dataclasses
+import functools
 import math
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int32, PRNGKeyArray
 
 from ._checks import as_finite, canonicalize
 from ._convnext import ConvNeXtConfig
+from ._mesh_axes import automatic
 from ._preprocess import Preprocess
 from ._text import TextConfig
 from ._tokenizer import Tokenizer
@@ -170,9 +174,20 @@ class CLIP(eqx.Module):
         `exp(logit_scale) * cosine + logit_bias`: OpenCLIP's `CLIP.get_logits`. Either side may be
         one vector.
         """
-        cosines = jnp.asarray(image_features) @ jnp.asarray(text_features).T
+        cosines = _cosines(jnp.asarray(image_features), jnp.asarray(text_features))
         logits = jnp.exp(self.logit_scale.astype(cosines.dtype)) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
+
+
+def _rows_by_columns(images: Array, texts: Array) -> P:
+    """Logits lie as their images do, and as their texts do where no image's axis is the same."""
+    rows, columns = (jax.typeof(x).sharding.spec[:-1] for x in (images, texts))
+    return P(*rows, *columns) if set(rows).isdisjoint(columns) else P(*rows)
+
+
+@functools.partial(automatic, out_spec=_rows_by_columns)
+def _cosines(images: Array, texts: Array) -> Array:
+    return images @ texts.T
 
 
 def unit(features: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:

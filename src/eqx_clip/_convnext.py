@@ -21,6 +21,7 @@ from ._checks import (
     pair,
 )
 from ._layers import MLP, LayerT, PatchConv2d, layer_norm, linear, normal, with_weight
+from ._mesh_axes import automatic
 from ._stack import Stack
 from ._types import Count, Head, Input, Real, Size
 
@@ -142,6 +143,7 @@ class ConvNeXtBlock(eqx.Module):
         )
         self.gamma = jnp.full(width, 1e-6, jnp.float32)
 
+    @automatic
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:
         pixels = self.conv(x).reshape(-1, x.shape[-1])
         y = self.mlp(jax.vmap(self.norm)(pixels)) * self.gamma
@@ -213,6 +215,7 @@ class ConvNeXt(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
+    @automatic
     def __call__(self, image: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one image, a float array (3, height, width).
 
@@ -221,10 +224,12 @@ class ConvNeXt(eqx.Module):
         """
         return self._project(self._check(image))
 
+    @automatic
     def features(self, image: Input) -> Float[Array, "width rows columns"]:
         """The last feature map before pooling, channels first: timm's `forward_features`."""
         return self._trunk(self._check(image)).transpose(2, 0, 1)
 
+    @automatic
     def intermediates(self, image: Input) -> tuple[Float[Array, "depth width rows columns"], ...]:
         """Each block's output, one array a stage, channels first."""
         x, outputs = self._embed(self._check(image)), []

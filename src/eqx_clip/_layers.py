@@ -13,6 +13,7 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from ._mesh_axes import automatic
 from ._stack import Index, Policy
 from ._types import Activation
 
@@ -89,6 +90,7 @@ class PatchConv2d(eqx.Module):
         self.weight = uniform(weight_key, (out_channels, in_channels, *patch_size), bound)
         self.bias = uniform(bias_key, (out_channels,), bound) if use_bias else None
 
+    @automatic
     def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
         # One matrix product of all patches: XLA's convolution is three times slower on a CPU.
         out, channels, height, width = self.weight.shape
@@ -285,6 +287,7 @@ class Block(eqx.Module):
         parts = (type(self), type(self.attn), type(self.mlp))
         return parts == (Block, Attention, MLP)
 
+    @automatic
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         x = x + self.attn(jax.vmap(self.ln_1)(x))
         return x + self.mlp(jax.vmap(self.ln_2)(x))

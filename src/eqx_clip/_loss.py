@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ._mesh_axes import automatic
 from ._ring import AxisName, ring_clip_loss, ring_siglip_loss, varying
 from ._types import Input, Number, typed
 
@@ -15,6 +16,7 @@ Method = Literal["ring", "gather"]
 
 
 @typed
+@automatic
 def clip_loss(
     image_features: Input,
     text_features: Input,
@@ -58,6 +60,7 @@ def clip_loss(
 
 
 @typed
+@automatic
 def siglip_loss(
     image_features: Input,
     text_features: Input,

@@ -12,6 +12,8 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
+from ._mesh_axes import automatic
+
 
 Index = int | Int[Array, ""]
 Policy = Callable[..., bool] | None  # of `jax.checkpoint`; None keeps the inputs only
@@ -49,10 +51,12 @@ class Stack(eqx.Module, Generic[BlockT]):
             raise IndexError(f"A stack of {depth} blocks has no block {i}.")
         return jax.tree.map(lambda leaf: leaf[i], self.block)
 
+    @automatic
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The last block's output."""
         return _scan(self.block, x, keep_all=False)[0]
 
+    @automatic
     def intermediates(self, x: Float[Array, "..."]) -> Float[Array, "depth ..."]:
         """Every block's output."""
         return _scan(self.block, x, keep_all=True)[1]
