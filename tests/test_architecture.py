@@ -12,7 +12,7 @@ SOURCE = Path(eqx_clip.__file__).parent
 
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
-    {"_mesh_axes", "_types", "train._facts"},
+    {"_mesh_axes", "_module", "_types", "train._facts"},
     {"_stack", "data._files", "data._index", "data._order"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},
     {"_loss", "_tokenizer", "sharding"},

@@ -22,8 +22,9 @@ from ._checks import (
 )
 from ._layers import MLP, LayerT, PatchConv2d, layer_norm, linear, normal, with_weight
 from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Stack
-from ._types import Count, Head, Input, Real, Size
+from ._types import Count, Head, Input, Real, Size, at_least_float32
 
 
 # timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
@@ -104,7 +105,7 @@ def _depthwise_on_cpu(x: Array, weight: Array) -> Array:
     # two halves of the kernel's rows: a loop's body is not spread over what comes next, where XLA
     # would compute it several times. The shifted copies are not kept for the gradient.
     (height, width, channels), size = x.shape, weight.shape[-1]
-    half, dtype = size // 2 + 1, jnp.promote_types(x.dtype, jnp.float32)
+    half, dtype = size // 2 + 1, at_least_float32(x.dtype)
     # One cache line more for each pixel: shifted by a power of two, all would share a few lines.
     kernel = weight[:, 0].transpose(1, 2, 0).astype(dtype)
     kernel = jnp.pad(kernel, ((0, 2 * half - size), (0, 0), (0, 16)))
@@ -120,10 +121,10 @@ def _depthwise_on_cpu(x: Array, weight: Array) -> Array:
         )
         return sum(products, start=y), None
 
-    return jax.lax.scan(add_half, jnp.zeros(x.shape, dtype), jnp.arange(2))[0].astype(x.dtype)
+    return jax.lax.scan(add_half, jnp.zeros_like(x, dtype), jnp.arange(2))[0].astype(x.dtype)
 
 
-class ConvNeXtBlock(eqx.Module):
+class ConvNeXtBlock(Module):
     """A depthwise convolution, then LayerNorm and MLP on each pixel, scaled and added."""
 
     conv: DepthwiseConv2d
@@ -186,7 +187,7 @@ class Stage(eqx.Module):
         return x if self.downsample is None else self.downsample(x)
 
 
-class ConvNeXt(eqx.Module):
+class ConvNeXt(Module):
     """Maps one image to one vector: `open_clip.timm_model.TimmModel` around timm's ConvNeXt."""
 
     stem: PatchConv2d

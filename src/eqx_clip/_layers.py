@@ -14,14 +14,15 @@ from jax import Array
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Index, Policy
-from ._types import Activation
+from ._types import Activation, at_least_float32
 
 
 def gelu(x: Array) -> Array:
     """The exact GELU, by the error function as in PyTorch, in at least float32."""
     # `jax.nn.gelu` takes the complement, which XLA computes in two branches: twice as slow.
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = x.astype(at_least_float32(x.dtype))
     return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
 
 
@@ -175,7 +176,8 @@ def _attend_by_xla(causal: bool, q: Array, k: Array, v: Array) -> Array:
         return plainly(q, k, v)
     attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
     # On a CPU JAX's function is slower, and cannot do float16.
-    return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
+    with _promoting():
+        return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -184,7 +186,10 @@ def _attend_by_cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
     by_cudnn = functools.partial(
         jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
     )
-    with contextlib.suppress(NotImplementedError):  # where cuDNN has no kernel for this size
+    with (
+        contextlib.suppress(NotImplementedError),
+        _promoting(),
+    ):  # where cuDNN has no kernel for this size
         return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
     return by_xla(q, k, v)
 
@@ -193,6 +198,11 @@ def _attend_by_cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
 def _attend_by_cudnn_jvp(causal, primals, tangents):
     # cuDNN has no forward derivatives, and no backward ones for an odd number of tokens.
     return jax.jvp(functools.partial(_attend_by_xla, causal), primals, tangents)
+
+
+def _promoting() -> contextlib.AbstractContextManager:
+    """For JAX's attention, which promotes half precision even where a user forbids it."""
+    return jax.numpy_dtype_promotion("standard")
 
 
 def _has_cudnn() -> bool:
@@ -210,7 +220,7 @@ def _attend_plainly(
     seen: Bool[Array, "queries tokens"] | None,
 ) -> Float[Array, "queries heads size"]:
     """Attention as its formula says, in at least float32, normalised after the sum over tokens."""
-    dtype, out_dtype = jnp.promote_types(q.dtype, jnp.float32), v.dtype
+    dtype, out_dtype = at_least_float32(q.dtype), v.dtype
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = jnp.einsum("qhd,khd->hqk", q / math.sqrt(q.shape[-1]), k)
     if seen is not None:  # added, which XLA fuses better on a CPU than a choice
@@ -247,7 +257,7 @@ class MLP(eqx.Module):
         return over_last(self.down, hidden)
 
 
-class Block(eqx.Module):
+class Block(Module):
     """A pre-norm transformer block: OpenCLIP's `ResidualAttentionBlock`."""
 
     ln_1: eqx.nn.LayerNorm

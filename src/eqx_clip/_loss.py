@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ._mesh_axes import automatic
 from ._ring import AxisName, ring_clip_loss, ring_siglip_loss, varying
-from ._types import Input, Number, typed
+from ._types import Input, Number, at_least_float32, typed
 
 
 Method = Literal["ring", "gather"]
@@ -109,7 +109,7 @@ def _sigmoid(image: Array, text: Array, scale: Array, bias: Array, first: Array 
 
 
 def _cosines(image: Array, text: Array) -> Array:
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    dtype = at_least_float32(image.dtype)
     return jnp.matmul(image, text.T, preferred_element_type=dtype)
 
 
@@ -123,7 +123,7 @@ def _checked(
             f"`{name}`; got {shapes[0]}, {shapes[1]} and {jnp.shape(scalar)}."
         )
     image, text = jnp.asarray(image_features), jnp.asarray(text_features)
-    dtype = jnp.promote_types(jnp.result_type(image, text), jnp.float32)
+    dtype = at_least_float32(image.dtype, text.dtype)
     return image, text, jnp.asarray(scalar).astype(dtype)
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ._types import at_least_float32
+
 
 def resize_image_positions(
     positions: Float[np.ndarray, "tokens width"], old: tuple[int, int], new: tuple[int, int]
@@ -37,5 +39,5 @@ def _check_length(positions: np.ndarray, expected: int) -> None:
 
 def _resize(x: np.ndarray, shape: tuple[int, ...], method: str, *, antialias: bool) -> np.ndarray:
     # At least in float32, as everything that is not a matrix product.
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_float32(x.dtype)
     return np.asarray(jax.image.resize(jnp.asarray(x, dtype), shape, method, antialias=antialias))

@@ -13,6 +13,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
 from ._mesh_axes import automatic
+from ._module import Module
 
 
 Index = int | Int[Array, ""]
@@ -26,7 +27,7 @@ class ShapePreserving(Protocol):
 BlockT = TypeVar("BlockT", bound=ShapePreserving)
 
 
-class Stack(eqx.Module, Generic[BlockT]):
+class Stack(Module, Generic[BlockT]):
     """Equal blocks as one block whose arrays have a leading depth axis, applied by `lax.scan`.
 
     Compile time and program size do not grow with depth. `stack[3]` is the fourth block,

@@ -21,6 +21,7 @@ from ._checks import (
 )
 from ._layers import ACTIVATIONS, Block, layer_norm, normal
 from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real
 
@@ -49,7 +50,7 @@ class TextConfig:
         return TextTransformer(self, key=key)
 
 
-class TextTransformer(eqx.Module):
+class TextTransformer(Module):
     """Maps one row of token ids to one vector: `open_clip.transformer.TextTransformer`.
 
     Attention is causal, and the feature is read at the highest id, the end-of-text token.

@@ -22,6 +22,7 @@ from ._checks import (
 )
 from ._layers import ACTIVATIONS, Block, PatchConv2d, layer_norm, normal
 from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real, Size
 
@@ -61,7 +62,7 @@ class ViTConfig:
         return VisionTransformer(self, key=key)
 
 
-class VisionTransformer(eqx.Module):
+class VisionTransformer(Module):
     """Maps one image to one vector: `open_clip.transformer.VisionTransformer`.
 
     The class token comes first, then the patches row by row.

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    Sharding,
+    SingleDeviceSharding,
+)
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
@@ -149,6 +156,21 @@ def constrain(tree: T, mesh: Mesh, rules: Sequence[Rule] = ()) -> T:
 def rows(mesh: Mesh) -> NamedSharding:
     """Where a batch goes: its first axis is spread over all devices."""
     return NamedSharding(mesh, P(AXES))
+
+
+def rows_beside(model: PyTree) -> Sharding | None:
+    """Where a batch for a model goes: spread over the devices that hold the model.
+
+    None, which leaves it to JAX, where some of them are another process's.
+    """
+    arrays = (leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, Array))
+    places = [array.sharding for array in arrays if array.is_fully_addressable]
+    for place in sorted(places, key=lambda place: -place.num_devices):
+        if isinstance(place, NamedSharding):
+            return NamedSharding(place.mesh, P(place.mesh.axis_names))
+        if isinstance(place, SingleDeviceSharding):
+            return place
+    return None
 
 
 def copies(mesh: Mesh | AbstractMesh) -> NamedSharding:

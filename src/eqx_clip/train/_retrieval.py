@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .._checks import as_count
-from .._types import AnyArray, Count, Input
+from .._types import AnyArray, Count, Input, at_least_float32
 
 
 Targets = Int[np.ndarray, " queries"]
@@ -102,7 +102,7 @@ def filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _at_least_float32(features: np.ndarray) -> Array:
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    dtype = at_least_float32(features.dtype)
     return jnp.asarray(features, jax.dtypes.canonicalize_dtype(dtype))
 
 
