@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int32, PRNGKeyArray
 
-from ._checks import as_finite, canonicalize
+from ._checks import as_array, as_finite, canonicalize
 from ._convnext import ConvNeXtConfig
 from ._mesh_axes import automatic
 from ._module import Module
@@ -175,7 +175,7 @@ class CLIP(Module):
         `exp(logit_scale) * cosine + logit_bias`: OpenCLIP's `CLIP.get_logits`. Either side may be
         one vector.
         """
-        cosines = _cosines(jnp.asarray(image_features), jnp.asarray(text_features))
+        cosines = _cosines(as_array(image_features), as_array(text_features))
         logits = jnp.exp(self.logit_scale.astype(cosines.dtype)) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import Array
+from jax.sharding import AxisType
 from jaxtyping import Float, PRNGKeyArray
 
 from ._checks import (
@@ -121,7 +122,11 @@ def _depthwise_on_cpu(x: Array, weight: Array) -> Array:
         )
         return sum(products, start=y), None
 
-    return jax.lax.scan(add_half, jnp.zeros_like(x, dtype), jnp.arange(2))[0].astype(x.dtype)
+    # Inside `jax.shard_map` a sum starts from zeros that vary as `x` does; elsewhere such zeros
+    # would be kept for the gradient.
+    is_manual = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+    zeros = jnp.zeros_like(x, dtype) if is_manual else jnp.zeros(x.shape, dtype)
+    return jax.lax.scan(add_half, zeros, jnp.arange(2))[0].astype(x.dtype)
 
 
 class ConvNeXtBlock(Module):

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import DTypeLike, Float
 
-from ._checks import as_finite
+from ._checks import as_array, as_finite
 from ._clip import CLIP
 from ._embed import embed_images, embed_texts, is_one_image
 from ._load import create, load
@@ -95,10 +95,10 @@ class CLIPInference:
         # By NumPy, since JAX would compile anew for each number of images and of texts.
         cosines = image_features @ text_features.T
         if self.softmax_temp is None:
-            return jnp.asarray(cosines), jnp.asarray(cosines.T)
+            return as_array(cosines), as_array(cosines.T)
         scale = self._learned if isinstance(self.softmax_temp, str) else self.softmax_temp
         per_image, per_text = (_softmax(scale * x) for x in (cosines, cosines.T))
-        return jnp.asarray(per_image), jnp.asarray(per_text)
+        return as_array(per_image), as_array(per_text)
 
     @property
     def _learned(self) -> np.float32:

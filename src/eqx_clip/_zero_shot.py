@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from ._checks import as_array
 from ._clip import CLIP
 from ._embed import embed_texts
 
@@ -39,7 +39,7 @@ def zero_shot_classifier(
     # By NumPy, since JAX would compile anew for each number of classes and of templates.
     means = features.reshape(len(names), -1, features.shape[-1]).mean(axis=1)
     norms = np.linalg.norm(means, axis=1, keepdims=True)
-    return jnp.asarray(means / np.maximum(norms, 1e-12))
+    return as_array(means / np.maximum(norms, 1e-12))
 
 
 def _listed(values: Any, name: str, kind: Any, kinds: str) -> Sequence:

@@ -198,6 +198,23 @@ def global_batch(batch: Mapping[str, AnyArray], mesh: Mesh) -> dict[str, Array]:
     }
 
 
+def sent(batch: Mapping[str, AnyArray], mesh: Mesh | None) -> dict[str, AnyArray]:
+    """A batch whose NumPy arrays are on the devices, spread over the mesh if there is one.
+
+    Sent here, for users who forbid JAX to do so unasked. What the mesh does not divide, and what
+    goes to other processes, stays as it is.
+    """
+    where = None if mesh is None else rows(mesh)
+    if where is not None and not where.is_fully_addressable:
+        return dict(batch)
+
+    def put(x: AnyArray) -> AnyArray:
+        fits = isinstance(x, np.ndarray) and (mesh is None or len(x) % mesh.size == 0)
+        return jax.device_put(x, where) if fits else x
+
+    return {name: put(x) for name, x in batch.items()}
+
+
 def check_batch_size(batch_size: Count, mesh: Mesh, accumulate: Count = 1) -> None:
     """`ValueError` if the mesh, or the parts of a batch on each device, do not divide it."""
     parts = mesh.size * as_count("accumulate", accumulate)

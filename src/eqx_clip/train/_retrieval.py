@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from .._checks import as_count
+from .._checks import as_array, as_count
 from .._types import AnyArray, Count, Input, at_least_float32
 
 
@@ -92,7 +92,8 @@ def by_rows(
     for start in range(0, len(queries), size):
         rows = slice(start, start + size)
         chunk = _at_least_float32(filled(queries[rows], size))
-        results.append(np.asarray(function(chunk, on_device, filled(targets[rows], size))))
+        own = as_array(filled(targets[rows], size))
+        results.append(jax.device_get(function(chunk, on_device, own)))
     return np.concatenate(results)[: len(queries)]
 
 
@@ -102,8 +103,7 @@ def filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _at_least_float32(features: np.ndarray) -> Array:
-    dtype = at_least_float32(features.dtype)
-    return jnp.asarray(features, jax.dtypes.canonicalize_dtype(dtype))
+    return as_array(np.asarray(features, at_least_float32(features.dtype)))
 
 
 @jax.jit

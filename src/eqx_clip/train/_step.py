@@ -10,7 +10,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -21,7 +20,7 @@ from .._checks import as_count
 from .._clip import CLIP
 from .._loss import clip_loss, siglip_loss
 from .._types import Count, Real, Remat
-from ..sharding import AXES, Rule, check_batch_size, constrain, rows
+from ..sharding import AXES, Rule, check_batch_size, constrain, rows, sent
 from ._accumulate import value_and_grad_in_parts
 from ._forward import Batch, Features, Forward, row_keys
 from ._precision import all_finite, choose
@@ -164,7 +163,7 @@ class TrainStep(Generic[ModelT]):
     def __call__(
         self, state: TrainState[ModelT], batch: Batch
     ) -> tuple[TrainState[ModelT], Metrics]:
-        return self._step(_sent(_used(batch), self._mesh), state)
+        return self._step(sent(_used(batch), self._mesh), state)
 
     def lower(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
         """The program for arrays, or `jax.ShapeDtypeStruct`s, like these, as `jax.stages.Lowered`.
@@ -201,7 +200,7 @@ def make_eval_step(
     def step(batch: Batch, model: CLIP) -> Features:
         return forward(model, _on_mesh(batch, mesh), None)
 
-    return lambda model, batch: step(_sent(_used(batch), mesh), model)
+    return lambda model, batch: step(sent(_used(batch), mesh), model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,19 +269,6 @@ def _used(batch: Mapping[str, Any]) -> dict[str, Any]:
             f"A batch needs 'image' and 'tokens'; this one has {sorted(batch)}, so lacks {lacking}."
         )
     return {name: batch[name] for name in names}
-
-
-def _sent(batch: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
-    """NumPy's arrays on the devices: sent here, for users who forbid JAX to do so unasked."""
-    where = None if mesh is None else rows(mesh)
-    if where is not None and not where.is_fully_addressable:
-        return batch
-
-    def sent(x: Any) -> Any:
-        fits = isinstance(x, np.ndarray) and (mesh is None or len(x) % mesh.size == 0)
-        return jax.device_put(x, where) if fits else x
-
-    return {name: sent(x) for name, x in batch.items()}
 
 
 def _on_mesh(batch: Batch, mesh: Mesh | None) -> Batch:
