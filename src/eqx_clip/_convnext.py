@@ -87,7 +87,7 @@ class DepthwiseConv2d(eqx.Module):
         y = jax.lax.platform_dependent(
             x, self.weight, cpu=_depthwise_on_cpu, default=_native_depthwise
         )
-        return y + self.bias
+        return y + self.bias[None, None]
 
 
 def _native_depthwise(x: Array, weight: Array) -> Array:
@@ -117,7 +117,7 @@ def _depthwise_on_cpu(x: Array, weight: Array) -> Array:
         rows = jax.lax.dynamic_slice_in_dim(padded, i * half, height + half - 1)
         weights = jax.lax.dynamic_slice_in_dim(kernel, i * half, half)
         products = (
-            rows[j : j + height, k : k + width, :channels] * weights[j, k, :channels]
+            rows[j : j + height, k : k + width, :channels] * weights[j, k, None, None, :channels]
             for j, k in itertools.product(range(half), range(size))
         )
         return sum(products, start=y), None
@@ -152,7 +152,7 @@ class ConvNeXtBlock(Module):
     @automatic
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:
         pixels = self.conv(x).reshape(-1, x.shape[-1])
-        y = self.mlp(jax.vmap(self.norm)(pixels)) * self.gamma
+        y = self.mlp(jax.vmap(self.norm)(pixels)) * self.gamma[None]
         return x + y.reshape(x.shape)
 
 

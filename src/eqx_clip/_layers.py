@@ -23,7 +23,19 @@ def gelu(x: Array) -> Array:
     """The exact GELU, by the error function as in PyTorch, in at least float32."""
     # `jax.nn.gelu` takes the complement, which XLA computes in two branches: twice as slow.
     y = x.astype(at_least_float32(x.dtype))
-    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
+    return (0.5 * y * (1 + _erf(y * math.sqrt(0.5)))).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _erf(x: Array) -> Array:
+    return jax.lax.erf(x)
+
+
+@_erf.defjvp
+def _erf_jvp(primals, tangents):
+    # JAX 0.12 takes several times as many operations for it, which fail inside `jax.shard_map`.
+    (x,), (dx,) = primals, tangents
+    return _erf(x), 2 / math.sqrt(math.pi) * (dx * jnp.exp(-jnp.square(x)))
 
 
 def quick_gelu(x: Array) -> Array:
@@ -61,7 +73,7 @@ def over_last(layer: eqx.Module, x: Float[Array, "... width"]) -> Float[Array, "
     if type(layer) is eqx.nn.Linear:
         # Not `x @ weight.T`: a gradient would keep a transposed copy of each layer's weight.
         y = jax.lax.dot_general(x, layer.weight, (((x.ndim - 1,), (1,)), ((), ())))
-        return y if layer.bias is None else y + layer.bias
+        return y if layer.bias is None else y + jnp.expand_dims(layer.bias, range(y.ndim - 1))
     # A user has put another in its place.
     rows = jax.vmap(layer)(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportArgumentType]
     return rows.reshape(*x.shape[:-1], -1)
@@ -99,7 +111,7 @@ class PatchConv2d(eqx.Module):
         x = x[: rows * height, : columns * width]
         patches = x.reshape(rows, height, columns, width, channels).transpose(0, 2, 4, 1, 3)
         y = patches.reshape(rows, columns, -1) @ self.weight.reshape(out, -1).T
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias[None, None]
 
 
 LayerT = TypeVar("LayerT", eqx.nn.Linear, PatchConv2d)
@@ -224,7 +236,7 @@ def _attend_plainly(
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = jnp.einsum("qhd,khd->hqk", q / math.sqrt(q.shape[-1]), k)
     if seen is not None:  # added, which XLA fuses better on a CPU than a choice
-        scores += jnp.where(seen, 0.0, -jnp.inf).astype(dtype)
+        scores += jnp.where(seen, 0.0, -jnp.inf).astype(dtype)[None]
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     y = jnp.einsum("hqk,khd->qhd", weights, v) / weights.sum(-1).T[..., None]
     return y.astype(out_dtype)

@@ -104,7 +104,7 @@ def _mean_nll(logits: Array, labels: Array) -> Array:
 
 def _sigmoid(image: Array, text: Array, scale: Array, bias: Array, first: Array | int) -> Array:
     logits = scale * _cosines(image, text) + bias
-    belonging = jnp.arange(len(text)) == first + jnp.arange(len(image))[:, None]
+    belonging = jnp.arange(len(text))[None] == first + jnp.arange(len(image))[:, None]
     return jnp.sum(jax.nn.softplus(jnp.where(belonging, -logits, logits))) / len(image)
 
 

@@ -114,5 +114,5 @@ def _ranks(
 ) -> Int[Array, " rows"]:
     cosines = jnp.matmul(queries, keys.T, precision="highest")
     own = jnp.take_along_axis(cosines, targets[:, None], axis=1)
-    earlier = jnp.arange(len(keys)) < targets[:, None]
+    earlier = jnp.arange(len(keys))[None] < targets[:, None]
     return jnp.sum((cosines > own) | ((cosines == own) & earlier), axis=1)
