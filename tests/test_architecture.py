@@ -12,7 +12,7 @@ SOURCE = Path(eqx_clip.__file__).parent
 
 # Downwards only: a file imports files of lower layers, never of its own.
 LAYERS = [
-    {"_types", "train._facts"},
+    {"_mesh_axes", "_module", "_types", "train._facts"},
     {"_repr", "_stack", "data._captions", "data._files", "data._order"},
     {"data._class_names", "data._fields", "data._index"},
     {"_checks", "_image", "_layers", "_positions", "_ring", "_safetensors"},

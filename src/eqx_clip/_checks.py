@@ -53,7 +53,7 @@ def check_image(image: Input, size: tuple[int, int] | None) -> Array:
             f"Expected {expected}; got {image.dtype}. "
             "Normalise pixels first: `model.preprocess.normalize(pixels)`."
         )
-    return jnp.asarray(image)
+    return as_array(image)
 
 
 def check_tokens(tokens: Input, context_length: int, vocab_size: int) -> Array:
@@ -85,7 +85,13 @@ def check_tokens(tokens: Input, context_length: int, vocab_size: int) -> Array:
         )
     if isinstance(tokens, np.ndarray):
         check_ids(tokens, vocab_size)
-    return jnp.asarray(tokens)
+    return as_array(tokens)
+
+
+def as_array(x: AnyArray) -> Array:
+    """`x` as a JAX array. NumPy's is sent to the device as a user allows who forbids JAX to do so
+    unasked."""
+    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def check_ids(tokens: np.ndarray, vocab_size: int) -> None:

@@ -1,22 +1,27 @@
 """CLIP: any image tower and any text tower that share an embedding."""
 
 import dataclasses
+import functools
 import math
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int32
 
-from ._checks import as_finite, canonicalize, check_features, check_key
+from ._checks import as_array, as_finite, canonicalize, check_features, check_key
 from ._convnext import ConvNeXtConfig
+from ._mesh_axes import automatic
+from ._module import Module
 from ._preprocess import Preprocess
 from ._text import TextConfig
 from ._tokenizer import Tokenizer
-from ._types import AnyArray, Count, Input, Key, Number, Real, Size, TextLike
+from ._types import AnyArray, Count, Input, Key, Number, Real, Size, TextLike, at_least_float32
 from ._vision import ViTConfig
 
 
@@ -84,7 +89,7 @@ class CLIPConfig:
         )
 
 
-class CLIP(eqx.Module):
+class CLIP(Module):
     """An image tower and a text tower whose vectors are compared by their cosines.
 
     Arrays: the towers, `logit_scale` (the log of the learned temperature, as OpenCLIP stores it)
@@ -169,14 +174,27 @@ class CLIP(eqx.Module):
         one vector. Raises `ValueError` for features of another width than this model's.
         """
         check_features(image_features, text_features, self.embed_dim)
-        cosines = jnp.asarray(image_features) @ jnp.asarray(text_features).T
+        cosines = _cosines(as_array(image_features), as_array(text_features))
         logits = jnp.exp(self.logit_scale.astype(cosines.dtype)) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
 
 
+def _rows_by_columns(images: Array, texts: Array) -> P:
+    """Logits lie as their images do, and as their texts do where no image's axis is the same."""
+    rows, columns = (jax.typeof(x).sharding.spec[:-1] for x in (images, texts))
+    return P(*rows, *columns) if set(rows).isdisjoint(columns) else P(*rows)
+
+
+@functools.partial(automatic, out_spec=_rows_by_columns)
+def _cosines(images: Array, texts: Array) -> Array:
+    return images @ texts.T
+
+
+# Compiled, also where nothing else is; in what is compiled it leaves no trace of its own.
+@functools.partial(jax.jit, inline=True)
 def unit(features: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
     """Vectors of norm one, in at least float32: `torch.nn.functional.normalize`."""
-    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    features = features.astype(at_least_float32(features.dtype))
     norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / jnp.maximum(norm, 1e-12)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import Array
+from jax.sharding import AxisType
 from jaxtyping import Float, PRNGKeyArray
 
 from ._checks import (
@@ -21,8 +22,10 @@ from ._checks import (
     pair,
 )
 from ._layers import MLP, LayerT, PatchConv2d, layer_norm, linear, normal, with_weight
+from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Stack
-from ._types import Count, Head, Input, Real, Size
+from ._types import Count, Head, Input, Real, Size, at_least_float32
 
 
 # timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
@@ -84,7 +87,7 @@ class DepthwiseConv2d(eqx.Module):
         y = jax.lax.platform_dependent(
             x, self.weight, cpu=_depthwise_on_cpu, default=_native_depthwise
         )
-        return y + self.bias
+        return y + self.bias[None, None]
 
 
 def _native_depthwise(x: Array, weight: Array) -> Array:
@@ -103,7 +106,7 @@ def _depthwise_on_cpu(x: Array, weight: Array) -> Array:
     # two halves of the kernel's rows: a loop's body is not spread over what comes next, where XLA
     # would compute it several times. The shifted copies are not kept for the gradient.
     (height, width, channels), size = x.shape, weight.shape[-1]
-    half, dtype = size // 2 + 1, jnp.promote_types(x.dtype, jnp.float32)
+    half, dtype = size // 2 + 1, at_least_float32(x.dtype)
     # One cache line more for each pixel: shifted by a power of two, all would share a few lines.
     kernel = weight[:, 0].transpose(1, 2, 0).astype(dtype)
     kernel = jnp.pad(kernel, ((0, 2 * half - size), (0, 0), (0, 16)))
@@ -114,15 +117,19 @@ def _depthwise_on_cpu(x: Array, weight: Array) -> Array:
         rows = jax.lax.dynamic_slice_in_dim(padded, i * half, height + half - 1)
         weights = jax.lax.dynamic_slice_in_dim(kernel, i * half, half)
         products = (
-            rows[j : j + height, k : k + width, :channels] * weights[j, k, :channels]
+            rows[j : j + height, k : k + width, :channels] * weights[j, k, None, None, :channels]
             for j, k in itertools.product(range(half), range(size))
         )
         return sum(products, start=y), None
 
-    return jax.lax.scan(add_half, jnp.zeros(x.shape, dtype), jnp.arange(2))[0].astype(x.dtype)
+    # Inside `jax.shard_map` a sum starts from zeros that vary as `x` does; elsewhere such zeros
+    # would be kept for the gradient.
+    is_manual = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+    zeros = jnp.zeros_like(x, dtype) if is_manual else jnp.zeros(x.shape, dtype)
+    return jax.lax.scan(add_half, zeros, jnp.arange(2))[0].astype(x.dtype)
 
 
-class ConvNeXtBlock(eqx.Module):
+class ConvNeXtBlock(Module):
     """A depthwise convolution, then LayerNorm and MLP on each pixel, scaled and added."""
 
     conv: DepthwiseConv2d
@@ -142,9 +149,10 @@ class ConvNeXtBlock(eqx.Module):
         )
         self.gamma = jnp.full(width, 1e-6, jnp.float32)
 
+    @automatic
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:
         pixels = self.conv(x).reshape(-1, x.shape[-1])
-        y = self.mlp(jax.vmap(self.norm)(pixels)) * self.gamma
+        y = self.mlp(jax.vmap(self.norm)(pixels)) * self.gamma[None]
         return x + y.reshape(x.shape)
 
 
@@ -184,7 +192,7 @@ class Stage(eqx.Module):
         return x if self.downsample is None else self.downsample(x)
 
 
-class ConvNeXt(eqx.Module):
+class ConvNeXt(Module):
     """Maps one image to one vector: `open_clip.timm_model.TimmModel` around timm's ConvNeXt."""
 
     stem: PatchConv2d
@@ -213,6 +221,7 @@ class ConvNeXt(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
+    @automatic
     def __call__(self, image: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one image, a float array (3, height, width).
 
@@ -221,10 +230,12 @@ class ConvNeXt(eqx.Module):
         """
         return self._project(self._check(image))
 
+    @automatic
     def features(self, image: Input) -> Float[Array, "width rows columns"]:
         """The last feature map before pooling, channels first: timm's `forward_features`."""
         return self._trunk(self._check(image)).transpose(2, 0, 1)
 
+    @automatic
     def intermediates(self, image: Input) -> tuple[Float[Array, "depth width rows columns"], ...]:
         """Each block's output, one array a stage, channels first."""
         x, outputs = self._embed(self._check(image)), []

@@ -19,11 +19,12 @@ from PIL import Image, ImageFile
 
 from ._checks import as_count
 from ._clip import CLIP
-from ._image import to_rgb
+from ._image import encoded, is_encoded, to_rgb
 from ._preprocess import AbstractTransform
 from ._repr import short_repr
 from ._tokenizer import as_captions, as_several
-from ._types import AnyArray, Count, ImageLike, TextLike
+from ._types import AnyArray, Count, ImageLike, TextLike, at_least_float32
+from .sharding import rows_beside
 
 
 # Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
@@ -54,11 +55,13 @@ def embed_images(
     **Arguments:**
 
     - `images`: a list, a generator, or anything else that gives what `model.preprocess` takes: PIL
-      images, paths, encoded bytes, uint8 arrays. They are decoded and resized in threads, while
-      the model computes the batch before. A generator is read two batches ahead; the PIL images
-      and arrays that it gives are read at once, since it may close or change them when it goes on.
+      images, paths, open files, encoded bytes, uint8 arrays. They are decoded and resized in
+      threads, while the model computes the batch before. A generator is read two batches ahead; the
+      PIL images, files, buffers and arrays that it gives are read at once, since it may close or
+      change them when it goes on.
     - `batch_size`: one shape is compiled; the last batch is filled up. Fewer images than this are
-      filled up to a power of two.
+      filled up to a power of two. A batch is spread over the mesh that the model lies on, if it
+      does, and filled up to a multiple of its devices.
     - `progress`: whether to show a bar, once a second has passed.
     - `on_error`: what to do with an image that cannot be read. By default a `ValueError` names it
       and its index, and ends the work. A function is given the index and the error, and the image
@@ -133,22 +136,25 @@ def _embed(
     bar: Any,
 ) -> Float[np.ndarray, "examples embed"]:
     """Features by index. One batch is computed while the next is prepared."""
+    where = rows_beside(model)
+    devices = 1 if where is None else where.num_devices
     indices: list[np.ndarray] = []
     features: list[np.ndarray | Array] = []
     with bar:
         for index, examples in batches:
             # Later batches are as large as the first, or come last and are filled up.
             size = batch_size if features else min(batch_size, _power_of_two(len(examples)))
-            current = encode(model, _filled(examples, size))
+            size = -(-size // devices) * devices
+            current = encode(model, jax.device_put(_filled(examples, size), where))
             if features:
-                features[-1] = np.asarray(features[-1])[: len(indices[-1])]
+                features[-1] = jax.device_get(features[-1])[: len(indices[-1])]
                 bar.update(len(indices[-1]))
             indices.append(index)
             features.append(current)
         if not features:
-            dtype = jnp.promote_types(model.logit_scale.dtype, jnp.float32)
+            dtype = at_least_float32(model.logit_scale.dtype)
             return np.empty((0, model.embed_dim), dtype)
-        features[-1] = np.asarray(features[-1])[: len(indices[-1])]
+        features[-1] = jax.device_get(features[-1])[: len(indices[-1])]
         bar.update(len(indices[-1]))
     return np.concatenate(features)[np.argsort(np.concatenate(indices))]
 
@@ -164,7 +170,7 @@ def _filled(examples: np.ndarray, size: int) -> np.ndarray:
 
 def _check_several(images: Any) -> None:
     """`ValueError` for one image, a folder, and what holds no images."""
-    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+    if isinstance(images, str | os.PathLike) and os.path.isdir(os.path.expanduser(images)):
         raise ValueError(
             f"{os.fspath(images)!r} is a folder; pass its files, such as "
             f"`sorted(Path({os.fspath(images)!r}).glob('*.jpg'))`."
@@ -178,7 +184,7 @@ def _check_several(images: Any) -> None:
 def is_one_image(image: Any) -> bool:
     if isinstance(image, AnyArray):
         return image.ndim in (0, 2, 3)
-    return isinstance(image, Image.Image | str | bytes | os.PathLike)
+    return isinstance(image, Image.Image | str | os.PathLike) or is_encoded(image)
 
 
 def _read_at_once(images: Iterable[ImageLike]) -> Iterator[ImageLike | Exception]:
@@ -189,13 +195,18 @@ def _read_at_once(images: Iterable[ImageLike]) -> Iterator[ImageLike | Exception
     """
     stays = isinstance(images, list | tuple | AnyArray)
     for image in images:
-        if stays or not isinstance(image, Image.Image | np.ndarray):
-            yield image
-            continue
         try:
-            yield image.copy() if isinstance(image, np.ndarray) else to_rgb(image).copy()
+            yield image if stays else _copied(image)
         except (OSError, ValueError) as error:
             yield error
+
+
+def _copied(image: ImageLike) -> ImageLike:
+    if isinstance(image, Image.Image):
+        return to_rgb(image).copy()
+    if isinstance(image, np.ndarray):
+        return image.copy()
+    return encoded(image) if is_encoded(image) else image
 
 
 def _pixels(preprocess: AbstractTransform) -> Callable[[ImageLike | Exception], np.ndarray]:
@@ -205,10 +216,10 @@ def _pixels(preprocess: AbstractTransform) -> Callable[[ImageLike | Exception], 
     def pixels(image: ImageLike | Exception) -> np.ndarray:
         if isinstance(image, Exception):
             raise image
-        if not isinstance(image, ImageFile.ImageFile):
+        if not (isinstance(image, ImageFile.ImageFile) or hasattr(image, "read")):
             return preprocess.pixels(image)
-        # Pillow reads an opened file at its first use, which two threads must not do at once, and
-        # the same image may stand in a list twice.
+        # An opened file is read at its first use, which two threads must not do at once, and the
+        # same image may stand in a list twice.
         with locks[id(image) // 16 % len(locks)]:
             return preprocess.pixels(image)
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,10 @@ Reduction = Callable[[int, int], float]
 
 
 def to_rgb(image: ImageLike, reduction: Reduction | None = None) -> Image.Image:
-    """The RGB PIL image of a PIL image, a path, encoded bytes or a uint8 array.
+    """The RGB PIL image of a PIL image, a path, a file, encoded bytes or a uint8 array.
+
+    A path may begin with `~`. A file is open for reading bytes, and read from its start, as Pillow
+    does. Bytes may be any buffer: `bytes`, `bytearray`, `memoryview`.
 
     Arrays are (height, width) or (height, width, channels) with 1, 3 or 4 channels, NumPy or JAX.
     Conversion is Pillow's `convert("RGB")`, before anything else, as in OpenCLIP's webdataset
@@ -43,6 +47,8 @@ def to_rgb(image: ImageLike, reduction: Reduction | None = None) -> Image.Image:
             raise ValueError(f"The PIL image has no pixels: its (width, height) is {image.size}.")
         with _explained(f"The PIL image {getattr(image, 'filename', '')!r}"):
             return _converted(image)
+    if is_encoded(image):
+        image = encoded(image)
     if isinstance(image, bytes):
         return _read(io.BytesIO(image), f"The byte string of length {len(image)}", reduction)
     if isinstance(image, str | os.PathLike):
@@ -52,14 +58,35 @@ def to_rgb(image: ImageLike, reduction: Reduction | None = None) -> Image.Image:
                 f"{path[:80]!r} is a URL and nothing is fetched here: download it and pass the "
                 "bytes or the path of a local file."
             )
+        path = os.path.expanduser(path)
         with open(path, "rb") as stream:  # not by Pillow: an OSError then always means the file
             return _read(stream, f"The file {path!r}", reduction)
     if isinstance(image, AnyArray):
         return _converted(Image.fromarray(_checked(image)))
     raise ValueError(
-        "Expected one image: a PIL image, a path, encoded bytes, or a uint8 array (height, width) "
-        f"or (height, width, channels); got {type(image).__name__}."
+        "Expected one image: a PIL image, a path, an open file, encoded bytes, or a uint8 array "
+        f"(height, width) or (height, width, channels); got {type(image).__name__}."
     )
+
+
+def is_encoded(image: Any) -> bool:
+    """Whether it holds an encoded image: a buffer, or what is open for reading."""
+    return isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read")
+
+
+def encoded(image: Any) -> bytes:
+    """A copy of a buffer, or what a file holds; `ValueError` for one that gives no bytes."""
+    if not hasattr(image, "read"):
+        return bytes(image)
+    if hasattr(image, "seekable") and image.seekable():
+        image.seek(0)
+    found = image.read()
+    if not isinstance(found, bytes):
+        raise ValueError(
+            f"Expected a file of bytes; {image!r} gives {type(found).__name__}: open it with "
+            "`open(path, 'rb')`."
+        )
+    return found
 
 
 def _read(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import DTypeLike, Float
 
-from ._checks import as_finite
+from ._checks import as_array, as_finite
+from ._clip import CLIP
 from ._embed import embed_images, embed_texts, is_one_image
 from ._load import create, load
 from ._repr import short_repr
@@ -36,22 +38,24 @@ class CLIPInference:
 
     def __init__(
         self,
-        model_name: str | os.PathLike[str],
+        model_name: str | os.PathLike[str] | CLIP,
         pretrained: Pretrained = True,
         *,
         softmax_temp: Real | AnyArray | str | None = "learned",
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike | None = None,
     ):
         """**Arguments:**
 
-        - `model_name`: what `eqx_clip.load` takes: a registered name, a folder, `"hf-hub:..."`.
+        - `model_name`: what `eqx_clip.load` takes: a registered name, a folder, `"hf-hub:..."`; or
+          a model, which is taken as it is.
         - `pretrained`: a tag; True for the model's last listed, or the folder's weights; False for
           random weights, with a warning.
         - `softmax_temp`: what multiplies the cosines before the softmax. By default the learned
           temperature, which the checkpoint holds; None for plain cosines.
-        - `dtype`: what to store and compute with.
+        - `dtype`: what to store and compute with; by default float32.
 
-        Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is not finite.
+        Raises what `eqx_clip.load` raises, and `ValueError` for a temperature that is not finite,
+        and for a model together with a tag or a dtype.
         """
         if not isinstance(pretrained, str | bool):
             raise ValueError(
@@ -60,6 +64,17 @@ class CLIPInference:
         is_learned = isinstance(softmax_temp, str) and softmax_temp == "learned"
         if softmax_temp is not None and not is_learned:
             softmax_temp = as_finite("softmax_temp", softmax_temp)
+        self.softmax_temp = softmax_temp
+        if isinstance(model_name, CLIP):
+            if pretrained is not True or dtype is not None:
+                raise ValueError(
+                    "A model is taken as it is: leave out `pretrained` and `dtype`; got "
+                    f"{pretrained!r} and {dtype!r}. In another dtype it is "
+                    "`jax.tree.map(lambda x: x.astype(dtype), model)`."
+                )
+            self.model = model_name
+            return
+        dtype = jnp.float32 if dtype is None else dtype
         if pretrained is False:
             warnings.warn(
                 f"{model_name!r} has random weights, since `pretrained=False`.", stacklevel=2
@@ -67,25 +82,32 @@ class CLIPInference:
             self.model = create(os.fspath(model_name), key=jax.random.key(0), dtype=dtype)
         else:
             self.model = load(model_name, None if pretrained is True else pretrained, dtype=dtype)
-        self.softmax_temp = softmax_temp
 
     def __call__(
         self, image: ImageLike | Sequence[ImageLike], text: TextLike
     ) -> tuple[Float[Array, "images texts"], Float[Array, "texts images"]]:
         """How well images and texts match: for each image over the texts, and the other way round.
 
-        `image`: a PIL image, path, encoded bytes or uint8 array, or several of them. `text`: a
-        string or a list. Rows of both results sum to one, or hold cosines if `softmax_temp=None`.
+        `image`: a PIL image, path, open file, encoded bytes or uint8 array, or several of them.
+        `text`: a string or a list. Rows of both results sum to one, or hold cosines if
+        `softmax_temp=None`.
         """
         images: Any = [image] if is_one_image(image) else image
         image_features = embed_images(self.model, images, progress=False)
         text_features = embed_texts(self.model, text, progress=False)
-        cosines = jnp.asarray(image_features) @ text_features.T
+        # By NumPy, since JAX would compile anew for each number of images and of texts.
+        cosines = image_features @ text_features.T
         if self.softmax_temp is None:
-            return cosines, cosines.T
+            return as_array(cosines), as_array(cosines.T)
         scale = self._learned if isinstance(self.softmax_temp, str) else self.softmax_temp
-        return jax.nn.softmax(scale * cosines, axis=1), jax.nn.softmax(scale * cosines.T, axis=1)
+        per_image, per_text = (_softmax(scale * x) for x in (cosines, cosines.T))
+        return as_array(per_image), as_array(per_text)
 
     @property
-    def _learned(self) -> Float[Array, ""]:
-        return jnp.exp(self.model.logit_scale.astype(jnp.float32))
+    def _learned(self) -> np.float32:
+        return np.exp(np.float32(jax.device_get(self.model.logit_scale)))
+
+
+def _softmax(logits: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return weights / weights.sum(axis=1, keepdims=True)

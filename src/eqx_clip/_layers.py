@@ -13,15 +13,29 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Index, Policy
-from ._types import Activation
+from ._types import Activation, at_least_float32
 
 
 def gelu(x: Array) -> Array:
     """The exact GELU, by the error function as in PyTorch, in at least float32."""
     # `jax.nn.gelu` takes the complement, which XLA computes in two branches: twice as slow.
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
+    y = x.astype(at_least_float32(x.dtype))
+    return (0.5 * y * (1 + _erf(y * math.sqrt(0.5)))).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _erf(x: Array) -> Array:
+    return jax.lax.erf(x)
+
+
+@_erf.defjvp
+def _erf_jvp(primals, tangents):
+    # JAX 0.12 takes several times as many operations for it, which fail inside `jax.shard_map`.
+    (x,), (dx,) = primals, tangents
+    return _erf(x), 2 / math.sqrt(math.pi) * (dx * jnp.exp(-jnp.square(x)))
 
 
 def quick_gelu(x: Array) -> Array:
@@ -59,7 +73,7 @@ def over_last(layer: eqx.Module, x: Float[Array, "... width"]) -> Float[Array, "
     if type(layer) is eqx.nn.Linear:
         # Not `x @ weight.T`: a gradient would keep a transposed copy of each layer's weight.
         y = jax.lax.dot_general(x, layer.weight, (((x.ndim - 1,), (1,)), ((), ())))
-        return y if layer.bias is None else y + layer.bias
+        return y if layer.bias is None else y + jnp.expand_dims(layer.bias, range(y.ndim - 1))
     # A user has put another in its place.
     rows = jax.vmap(layer)(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportArgumentType]
     return rows.reshape(*x.shape[:-1], -1)
@@ -89,6 +103,7 @@ class PatchConv2d(eqx.Module):
         self.weight = uniform(weight_key, (out_channels, in_channels, *patch_size), bound)
         self.bias = uniform(bias_key, (out_channels,), bound) if use_bias else None
 
+    @automatic
     def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
         # One matrix product of all patches: XLA's convolution is three times slower on a CPU.
         out, channels, height, width = self.weight.shape
@@ -96,7 +111,7 @@ class PatchConv2d(eqx.Module):
         x = x[: rows * height, : columns * width]
         patches = x.reshape(rows, height, columns, width, channels).transpose(0, 2, 4, 1, 3)
         y = patches.reshape(rows, columns, -1) @ self.weight.reshape(out, -1).T
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias[None, None]
 
 
 LayerT = TypeVar("LayerT", eqx.nn.Linear, PatchConv2d)
@@ -173,7 +188,8 @@ def _attend_by_xla(causal: bool, q: Array, k: Array, v: Array) -> Array:
         return plainly(q, k, v)
     attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
     # On a CPU JAX's function is slower, and cannot do float16.
-    return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
+    with _promoting():
+        return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -182,7 +198,10 @@ def _attend_by_cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
     by_cudnn = functools.partial(
         jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
     )
-    with contextlib.suppress(NotImplementedError):  # where cuDNN has no kernel for this size
+    with (
+        contextlib.suppress(NotImplementedError),
+        _promoting(),
+    ):  # where cuDNN has no kernel for this size
         return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
     return by_xla(q, k, v)
 
@@ -191,6 +210,11 @@ def _attend_by_cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
 def _attend_by_cudnn_jvp(causal, primals, tangents):
     # cuDNN has no forward derivatives, and no backward ones for an odd number of tokens.
     return jax.jvp(functools.partial(_attend_by_xla, causal), primals, tangents)
+
+
+def _promoting() -> contextlib.AbstractContextManager:
+    """For JAX's attention, which promotes half precision even where a user forbids it."""
+    return jax.numpy_dtype_promotion("standard")
 
 
 def _has_cudnn() -> bool:
@@ -208,11 +232,11 @@ def _attend_plainly(
     seen: Bool[Array, "queries tokens"] | None,
 ) -> Float[Array, "queries heads size"]:
     """Attention as its formula says, in at least float32, normalised after the sum over tokens."""
-    dtype, out_dtype = jnp.promote_types(q.dtype, jnp.float32), v.dtype
+    dtype, out_dtype = at_least_float32(q.dtype), v.dtype
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = jnp.einsum("qhd,khd->hqk", q / math.sqrt(q.shape[-1]), k)
     if seen is not None:  # added, which XLA fuses better on a CPU than a choice
-        scores += jnp.where(seen, 0.0, -jnp.inf).astype(dtype)
+        scores += jnp.where(seen, 0.0, -jnp.inf).astype(dtype)[None]
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     y = jnp.einsum("hqk,khd->qhd", weights, v) / weights.sum(-1).T[..., None]
     return y.astype(out_dtype)
@@ -245,7 +269,7 @@ class MLP(eqx.Module):
         return over_last(self.down, hidden)
 
 
-class Block(eqx.Module):
+class Block(Module):
     """A pre-norm transformer block: OpenCLIP's `ResidualAttentionBlock`."""
 
     ln_1: eqx.nn.LayerNorm
@@ -285,6 +309,7 @@ class Block(eqx.Module):
         parts = (type(self), type(self.attn), type(self.mlp))
         return parts == (Block, Attention, MLP)
 
+    @automatic
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         x = x + self.attn(jax.vmap(self.ln_1)(x))
         return x + self.mlp(jax.vmap(self.ln_2)(x))

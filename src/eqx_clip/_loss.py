@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ._mesh_axes import automatic
 from ._repr import short_repr
 from ._ring import AxisName, ring_clip_loss, ring_siglip_loss, varying
-from ._types import Input, Number, typed
+from ._types import Input, Number, at_least_float32, typed
 
 
 Method = Literal["ring", "gather"]
@@ -20,6 +21,7 @@ else:
 
 
 @typed
+@automatic
 def clip_loss(
     image_features: Input,
     text_features: Input,
@@ -63,6 +65,7 @@ def clip_loss(
 
 
 @typed
+@automatic
 def siglip_loss(
     image_features: Input,
     text_features: Input,
@@ -106,12 +109,12 @@ def _mean_nll(logits: Array, labels: Array) -> Array:
 
 def _sigmoid(image: Array, text: Array, scale: Array, bias: Array, first: Array | int) -> Array:
     logits = scale * _cosines(image, text) + bias
-    belonging = jnp.arange(len(text)) == first + jnp.arange(len(image))[:, None]
+    belonging = jnp.arange(len(text))[None] == first + jnp.arange(len(image))[:, None]
     return jnp.sum(jax.nn.softplus(jnp.where(belonging, -logits, logits))) / len(image)
 
 
 def _cosines(image: Array, text: Array) -> Array:
-    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    dtype = at_least_float32(image.dtype)
     return jnp.matmul(image, text.T, preferred_element_type=dtype)
 
 
@@ -125,7 +128,7 @@ def _checked(
             f"`{name}`; got {shapes[0]}, {shapes[1]} and {jnp.shape(scalar)}."
         )
     image, text = jnp.asarray(image_features), jnp.asarray(text_features)
-    dtype = jnp.promote_types(jnp.result_type(image, text), jnp.float32)
+    dtype = at_least_float32(image.dtype, text.dtype)
     return image, text, jnp.asarray(scalar).astype(dtype)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._types import at_least_float32
+
 
 def resize_image_positions(
     positions: np.ndarray, configured: tuple[int, int], new: tuple[int, int]
@@ -51,5 +53,5 @@ def _find_grid(patches: int, configured: tuple[int, int], new: tuple[int, int]) 
 
 def _resize(x: np.ndarray, shape: tuple[int, ...], method: str, *, antialias: bool) -> np.ndarray:
     # At least in float32, as everything that is not a matrix product.
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_float32(x.dtype)
     return np.asarray(jax.image.resize(jnp.asarray(x, dtype), shape, method, antialias=antialias))

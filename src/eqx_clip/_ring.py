@@ -60,7 +60,7 @@ def _clip_backward(axis_name: AxisName, kept: Chunk, g: Array) -> Chunk:
 
     def pulls(cosines: Array, columns: Array) -> Array:
         logits = scale * cosines
-        return jnp.exp(logits - rows[:, None]) + jnp.exp(logits - columns)
+        return jnp.exp(logits - rows[:, None]) + jnp.exp(logits - columns[None])
 
     image_grad, text_grad, scale_grad, _ = _pulled(
         axis_name, pulls, 2, image, text, scale, (columns,)

@@ -12,6 +12,9 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
+from ._mesh_axes import automatic
+from ._module import Module
+
 
 Index = int | Int[Array, ""]
 Policy = Callable[..., bool] | None  # of `jax.checkpoint`; None keeps the inputs only
@@ -24,7 +27,7 @@ class ShapePreserving(Protocol):
 BlockT = TypeVar("BlockT", bound=ShapePreserving)
 
 
-class Stack(eqx.Module, Generic[BlockT]):
+class Stack(Module, Generic[BlockT]):
     """Equal blocks as one block whose arrays have a leading depth axis, applied by `lax.scan`.
 
     Compile time and program size do not grow with depth. `stack[3]` is the fourth block,
@@ -49,10 +52,12 @@ class Stack(eqx.Module, Generic[BlockT]):
             raise IndexError(f"A stack of {depth} blocks has no block {i}.")
         return jax.tree.map(lambda leaf: leaf[i], self.block)
 
+    @automatic
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The last block's output."""
         return _scan(self.block, x, keep_all=False)[0]
 
+    @automatic
     def intermediates(self, x: Float[Array, "..."]) -> Float[Array, "depth ..."]:
         """Every block's output."""
         return _scan(self.block, x, keep_all=True)[1]

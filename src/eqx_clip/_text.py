@@ -22,6 +22,8 @@ from ._checks import (
     check_tokens,
 )
 from ._layers import ACTIVATIONS, Block, layer_norm, normal
+from ._mesh_axes import automatic
+from ._module import Module
 from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real
 
@@ -52,7 +54,7 @@ class TextConfig:
         return TextTransformer(self, key=key)
 
 
-class TextTransformer(eqx.Module):
+class TextTransformer(Module):
     """Maps one row of token ids to one vector: `open_clip.transformer.TextTransformer`.
 
     Attention is causal, and the feature is read at the highest id, the end-of-text token.
@@ -80,6 +82,7 @@ class TextTransformer(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
+    @automatic
     def __call__(self, tokens: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one row of token ids, an integer array (context,).
 
@@ -104,10 +107,12 @@ class TextTransformer(eqx.Module):
             return np.argmax(tokens, axis=-1) + 1
         return np.full(tokens.shape[:-1], tokens.shape[-1])
 
+    @automatic
     def features(self, tokens: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: OpenCLIP's `output_tokens`."""
         return jax.vmap(self.ln_final)(self.stack(self._embed(self._check(tokens))))
 
+    @automatic
     def intermediates(self, tokens: Input) -> Float[Array, "depth tokens width"]:
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
         return self.stack.intermediates(self._embed(self._check(tokens)))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jax import Array
@@ -16,9 +17,12 @@ AnyArray = Array | np.ndarray
 # functions that take these raise one; an executed annotation would speak before them. So the
 # annotations are precise for the type checker and silent at run time.
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from PIL import Image
 
-    ImageLike = Image.Image | str | os.PathLike[str] | bytes | AnyArray
+    Encoded = bytes | bytearray | memoryview | BinaryIO
+    ImageLike = Image.Image | str | os.PathLike[str] | Encoded | AnyArray
     TextLike = str | Iterable[str]
     Input = AnyArray
     Key = PRNGKeyArray
@@ -35,6 +39,13 @@ else:
     Number = int | float | np.integer | np.floating  # executed annotations promote nothing
     ImageLike = TextLike = Input = Key = Name = PathLike = DType = Any
     Activation = Head = Remat = Count = Size = Real = Any
+
+
+def at_least_float32(*dtypes: DTypeLike) -> np.dtype:
+    """What sums are taken in: float64 if one of these is, otherwise float32."""
+    # Not by JAX's rules of promotion, which a user may have made strict.
+    return np.dtype(np.float64 if jnp.float64 in dtypes else np.float32)
+
 
 # Executes the annotations of a public function in every session, not only under the test plugin.
 typed = jaxtyped(typechecker=beartype)

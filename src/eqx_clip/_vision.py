@@ -23,6 +23,8 @@ from ._checks import (
     pair,
 )
 from ._layers import ACTIVATIONS, Block, PatchConv2d, layer_norm, normal
+from ._mesh_axes import automatic
+from ._module import Module
 from ._repr import short_repr
 from ._stack import Stack, stack_at
 from ._types import Activation, Count, Input, Real, Size
@@ -65,7 +67,7 @@ class ViTConfig:
         return VisionTransformer(self, key=key)
 
 
-class VisionTransformer(eqx.Module):
+class VisionTransformer(Module):
     """Maps one image to one vector: `open_clip.transformer.VisionTransformer`.
 
     The class token comes first, then the patches row by row.
@@ -98,6 +100,7 @@ class VisionTransformer(eqx.Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
+    @automatic
     def __call__(
         self, image: Input, *, patch_dropout: Real = 0.0, key: PRNGKeyArray | None = None
     ) -> Float[Array, " embed"]:
@@ -116,6 +119,7 @@ class VisionTransformer(eqx.Module):
             )
         return self._project(self._check(image), patch_dropout, key)
 
+    @automatic
     def features(self, image: Input) -> Float[Array, "tokens width"]:
         """The tokens before pooling, after the final LayerNorm: the class token, then the patches.
 
@@ -123,6 +127,7 @@ class VisionTransformer(eqx.Module):
         """
         return jax.vmap(self.ln_post)(self.stack(self._embed(self._check(image))))
 
+    @automatic
     def intermediates(self, image: Input) -> Float[Array, "depth tokens width"]:
         """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
         return self.stack.intermediates(self._embed(self._check(image)))

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ._clip import CLIP, unit
+from ._checks import as_array
+from ._clip import CLIP
 from ._embed import embed_texts
 from ._repr import short_repr
 
@@ -36,8 +37,10 @@ def zero_shot_classifier(
     templates = _listed(templates, "templates", str | Callable, "strings or functions of a name")
     prompts = [_prompt(template, name) for name in names for template in templates]
     features = embed_texts(model, prompts, progress=False)
-    by_class = jnp.asarray(features).reshape(len(names), -1, features.shape[-1])
-    return unit(jnp.mean(by_class, axis=1))
+    # By NumPy, since JAX would compile anew for each number of classes and of templates.
+    means = features.reshape(len(names), -1, features.shape[-1]).mean(axis=1)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    return as_array(means / np.maximum(norms, 1e-12))
 
 
 def _listed(values: Any, name: str, kind: Any, kinds: str) -> Sequence:

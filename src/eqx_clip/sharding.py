@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    Sharding,
+    SingleDeviceSharding,
+)
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
@@ -151,6 +158,21 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
+def rows_beside(model: PyTree) -> Sharding | None:
+    """Where a batch for a model goes: spread over the devices that hold the model.
+
+    None, which leaves it to JAX, where some of them are another process's.
+    """
+    arrays = (leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, Array))
+    places = [array.sharding for array in arrays if array.is_fully_addressable]
+    for place in sorted(places, key=lambda place: -place.num_devices):
+        if isinstance(place, NamedSharding):
+            return NamedSharding(place.mesh, P(place.mesh.axis_names))
+        if isinstance(place, SingleDeviceSharding):
+            return place
+    return None
+
+
 def copies(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole of an array on every device."""
     return NamedSharding(mesh, P())
@@ -174,6 +196,23 @@ def global_batch(batch: Mapping[str, AnyArray], mesh: Mesh) -> dict[str, Array]:
         name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
         for name, value in batch.items()
     }
+
+
+def sent(batch: Mapping[str, AnyArray], mesh: Mesh | None) -> dict[str, AnyArray]:
+    """A batch whose NumPy arrays are on the devices, spread over the mesh if there is one.
+
+    Sent here, for users who forbid JAX to do so unasked. What the mesh does not divide, and what
+    goes to other processes, stays as it is.
+    """
+    where = None if mesh is None else rows(mesh)
+    if where is not None and not where.is_fully_addressable:
+        return dict(batch)
+
+    def put(x: AnyArray) -> AnyArray:
+        fits = isinstance(x, np.ndarray) and (mesh is None or len(x) % mesh.size == 0)
+        return jax.device_put(x, where) if fits else x
+
+    return {name: put(x) for name, x in batch.items()}
 
 
 def check_batch_size(batch_size: Count, mesh: Mesh, accumulate: Count = 1) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from .._checks import as_count
 from .._clip import CLIP
-from .._types import AnyArray, Count, Input
+from .._types import AnyArray, Count, Input, at_least_float32
 from ._retrieval import by_rows, check_features, filled, retrieval_metrics
 
 
@@ -139,7 +139,7 @@ def _rows_here(features: AnyArray, rows: int) -> np.ndarray:
             f"{here.shape}; expected its {rows} rows of the batch: they must be sharded over their "
             "rows as the batch is."
         )
-    return np.asarray(here, jnp.promote_types(here.dtype, jnp.float32))
+    return np.asarray(here, at_least_float32(here.dtype))
 
 
 def _gathered(features: list[Pair], counts: list[int]) -> list[Pair]:

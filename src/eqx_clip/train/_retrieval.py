@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from .._checks import as_count
-from .._types import AnyArray, Count, Input
+from .._checks import as_array, as_count
+from .._types import AnyArray, Count, Input, at_least_float32
 
 
 Targets = Int[np.ndarray, " queries"]
@@ -134,7 +134,8 @@ def by_rows(
     for start in range(0, len(queries), size):
         rows = slice(start, start + size)
         chunk = _at_least_float32(filled(queries[rows], size))
-        results.append(np.asarray(function(chunk, on_device, filled(targets[rows], size))))
+        own = as_array(filled(targets[rows], size))
+        results.append(jax.device_get(function(chunk, on_device, own)))
     return np.concatenate(results)[: len(queries)]
 
 
@@ -144,8 +145,7 @@ def filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _at_least_float32(features: np.ndarray) -> Array:
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    return jnp.asarray(features, jax.dtypes.canonicalize_dtype(dtype))
+    return as_array(np.asarray(features, at_least_float32(features.dtype)))
 
 
 @jax.jit
@@ -156,5 +156,5 @@ def _ranks(
 ) -> Int[Array, " rows"]:
     cosines = jnp.matmul(queries, keys.T, precision="highest")
     own = jnp.take_along_axis(cosines, targets[:, None], axis=1)
-    earlier = jnp.arange(len(keys)) < targets[:, None]
+    earlier = jnp.arange(len(keys))[None] < targets[:, None]
     return jnp.sum((cosines > own) | ((cosines == own) & earlier), axis=1)

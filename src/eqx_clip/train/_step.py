@@ -20,7 +20,7 @@ from .._checks import as_count
 from .._clip import CLIP
 from .._loss import clip_loss, siglip_loss
 from .._types import Count, Real, Remat
-from ..sharding import AXES, Rule, check_batch_size, constrain, rows
+from ..sharding import AXES, Rule, check_batch_size, constrain, rows, sent
 from ._accumulate import value_and_grad_in_parts
 from ._forward import Batch, Features, Forward, row_keys
 from ._precision import all_finite, choose
@@ -115,10 +115,11 @@ def make_train_step(
         _check_state(state, loss, scaled, patch_dropout, ema_decay)
         value, grads = gradient(state, batch, keep_in_place)
         params: Any = eqx.filter(state.model, eqx.is_inexact_array)
-        updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts
+            updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
         if trainable is not None:  # weight decay moves what has no gradient
             of_params = eqx.filter(trainable, jax.tree.map(eqx.is_inexact_array, state.model))
-            updates = jax.tree.map(lambda u, learns: u * learns, updates, of_params)
+            updates = jax.tree.map(lambda u, learns: u * learns.astype(u.dtype), updates, of_params)
         model = _clamp(eqx.apply_updates(state.model, updates))
         metrics = {
             "loss": value,
@@ -138,7 +139,7 @@ def make_train_step(
         state = TrainState(model, opt_state, state.step + 1, ema, state.key, loss_scale)
         return keep_in_place(state), metrics
 
-    return TrainStep(step, options)
+    return TrainStep(step, options, mesh)
 
 
 @functools.cache
@@ -156,13 +157,13 @@ def _compiler_options(platform: str) -> dict[str, Any] | None:
 class TrainStep(Generic[ModelT]):
     """What `make_train_step` gives: `step(state, batch)`."""
 
-    def __init__(self, step: Any, compiler_options: dict[str, Any] | None):
-        self._step, self._options = step, compiler_options
+    def __init__(self, step: Any, compiler_options: dict[str, Any] | None, mesh: Mesh | None):
+        self._step, self._options, self._mesh = step, compiler_options, mesh
 
     def __call__(
         self, state: TrainState[ModelT], batch: Batch
     ) -> tuple[TrainState[ModelT], Metrics]:
-        return self._step(_used(batch), state)
+        return self._step(sent(_used(batch), self._mesh), state)
 
     def lower(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
         """The program for arrays, or `jax.ShapeDtypeStruct`s, like these, as `jax.stages.Lowered`.
@@ -199,7 +200,7 @@ def make_eval_step(
     def step(batch: Batch, model: CLIP) -> Features:
         return forward(model, _on_mesh(batch, mesh), None)
 
-    return lambda model, batch: step(_used(batch), model)
+    return lambda model, batch: step(sent(_used(batch), mesh), model)
 
 
 @dataclasses.dataclass(frozen=True)
