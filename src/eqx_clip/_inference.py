@@ -74,14 +74,14 @@ class CLIPInference:
                 )
             self.model = model_name
             return
-        dtype = jnp.float32 if dtype is None else dtype
+        stored: Any = jnp.float32 if dtype is None else dtype
         if pretrained is False:
             warnings.warn(
                 f"{model_name!r} has random weights, since `pretrained=False`.", stacklevel=2
             )
-            self.model = create(os.fspath(model_name), key=jax.random.key(0), dtype=dtype)
+            self.model = create(os.fspath(model_name), key=jax.random.key(0), dtype=stored)
         else:
-            self.model = load(model_name, None if pretrained is True else pretrained, dtype=dtype)
+            self.model = load(model_name, None if pretrained is True else pretrained, dtype=stored)
 
     def __call__(
         self, image: ImageLike | Sequence[ImageLike], text: TextLike
@@ -96,7 +96,7 @@ class CLIPInference:
         image_features = embed_images(self.model, images, progress=False)
         text_features = embed_texts(self.model, text, progress=False)
         # By NumPy, since JAX would compile anew for each number of images and of texts.
-        cosines = image_features @ text_features.T
+        cosines: Any = image_features @ text_features.T
         if self.softmax_temp is None:
             return as_array(cosines), as_array(cosines.T)
         scale = self._learned if isinstance(self.softmax_temp, str) else self.softmax_temp

@@ -28,12 +28,12 @@ def class_names_of(found: list[str], given: Names | None, place: Any) -> tuple[s
     if given is None:
         return _own(found, place)
     if isinstance(given, str | os.PathLike):
-        given = _read(Path(given).expanduser(), found)
+        return class_names_of(found, _read(Path(given).expanduser(), found), place)
     if isinstance(given, Mapping):
         missing = [name for name in found if name not in given]
         if missing:
             raise ValueError(f"The names lack {listed(missing)}, of the classes of {place}.")
-        given = [given[name] for name in found]
+        return tuple(given[name] for name in found)
     names = tuple(given)
     if len(names) != len(found):
         raise ValueError(
@@ -67,7 +67,7 @@ def imagenet_names() -> Mapping[str, str]:
     return dict(line.split("\t") for line in path.read_text("utf-8").splitlines())
 
 
-def _read(path: Path, found: list[str]) -> Names:
+def _read(path: Path, found: list[str]) -> Mapping[str, str] | Iterable[str]:
     """The names in a file, in order or by class."""
     try:
         text = path.read_text("utf-8-sig")

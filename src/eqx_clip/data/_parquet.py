@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +10,9 @@ import pyarrow.parquet
 
 from ._fields import check_columns, key_path
 from ._files import File, unpacked
+
+
+_compute: Any = pc  # whose functions are made at run time
 
 
 @contextlib.contextmanager
@@ -44,5 +48,5 @@ def field(column: pa.Array, path: tuple[str, ...]) -> pa.Array:
     for name in path:
         if not (pa.types.is_struct(column.type) and column.type.get_field_index(name) >= 0):
             raise pa.ArrowKeyError(f"There is no field {name!r} in a column of {column.type}.")
-        column = pc.struct_field(column, name)
+        column = _compute.struct_field(column, name)
     return column
