@@ -28,7 +28,15 @@ LAYERS = [
     {"_openclip", "_registry", "_hub", "_zero_shot"},
     {"_load", "_save"},
     {"_inference"},
-    {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
+    {
+        "train._accumulate",
+        "train._flops",
+        "train._groups",
+        "train._objective",
+        "train._precision",
+        "train._schedule",
+        "train._waiting",
+    },
     {
         "train._distributed",
         "train._leaves",
