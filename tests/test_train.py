@@ -212,7 +212,7 @@ def test_the_softmax_loss_of_one_pair_is_refused(model, batch, optimizer, parts)
     if parts > 1:  # each part is told from the other
         assert float(step(state, one)[1]["loss"]) > 0
         return
-    with pytest.raises(ValueError, match="one pair is always 0: .*'siglip'"):
+    with pytest.raises(ValueError, match="one pair is always 0"):
         step(state, one)
 
 

@@ -1,16 +1,18 @@
 """The losses by name, and what they ask of a model and a batch."""
 
-from .._checks import check_choice
 from .._clip import CLIP
 from .._types import Count
 
 
-LOSSES = ("clip", "siglip")  # the softmax and the sigmoid loss
+def check_name(loss: str) -> None:
+    """A `ValueError` for what is neither the softmax nor the sigmoid loss."""
+    if loss not in ("clip", "siglip"):
+        raise ValueError(f"`loss` must be 'clip' or 'siglip'; got {loss!r}.")
 
 
 def check_loss(loss: str, model: CLIP) -> None:
     """A `ValueError` for a loss that is not known, or not of such a model."""
-    check_choice("loss", loss, LOSSES)
+    check_name(loss)
     if loss == "siglip" and model.logit_bias is None:
         raise ValueError(
             "The sigmoid loss needs a model with a bias: "

@@ -16,14 +16,14 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike, Float, PyTree
 
-from .._checks import as_count, check_choice
+from .._checks import as_count
 from .._clip import CLIP
 from .._loss import clip_loss, siglip_loss
 from .._types import Count, Real, Remat
 from ..sharding import AXES, Rule, check_batch_size, constrain, rows
 from ._accumulate import value_and_grad_in_parts
 from ._forward import Batch, Features, Forward, row_keys
-from ._objective import LOSSES, check_loss, check_negatives
+from ._objective import check_loss, check_name, check_negatives
 from ._precision import all_finite, choose
 from ._state import TrainState
 
@@ -88,7 +88,7 @@ def make_train_step(
     the mesh and `accumulate` do not divide, one that lacks images or tokens, one of a single pair
     for the "clip" loss, a state that lacks what is needed, and a `trainable` of another model.
     """
-    check_choice("loss", loss, LOSSES)
+    check_name(loss)
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ValueError(f"`ema_decay` must be at least 0 and less than 1; got {ema_decay!r}.")
     if not 0 <= patch_dropout < 1:
