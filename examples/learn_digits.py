@@ -151,7 +151,7 @@ def watch(run: Path, started: list[subprocess.Popen[bytes]], bar: tqdm) -> None:
             last = output(run, i).read_text(errors="replace")[-2000:]
             raise RuntimeError(f"Process {i} ended with {process.returncode}:\n{last}")
     log = run / "log.jsonl"
-    done = [entry["step"] + 1 for entry in train.read_lines(log)] if log.exists() else []
+    done = [entry["step"] for entry in train.read_lines(log)] if log.exists() else []
     bar.update(max(done, default=0) - bar.n)
     time.sleep(0.1)
 

@@ -3,6 +3,8 @@
 # Nothing here is newer than bash 3.2, which macOS has.
 set -euo pipefail
 
+STOPPED=75 # the exit code of a run that is to be started again
+
 usage() {
     cat <<'EOF'
 Trains CLIP on a Cloud TPU pod slice: creates the slice, installs this checkout on each of its
@@ -28,8 +30,9 @@ Variables of the environment, and what they are where not set:
     BUCKET      none: where data and checkpoints are, for the options above
     KEEP        0; 1 keeps the slice at the end, and trains on the slice of this NAME if there is one
 
-After a preemption or a lost connection, the same command goes on with one more option:
-`--resume-from-checkpoint latest`. gcloud reaches the workers of a slice only with its key in an SSH agent:
+A run that SIGTERM stopped, or a step that hung, (exit code 75) goes on by itself, on a new slice
+where this one was preempted. After a lost connection, or where the workers were ended without a
+word, the same command goes on with one more option: `--resume-from-checkpoint latest`. gcloud reaches the workers of a slice only with its key in an SSH agent:
 
     eval "$(ssh-agent)" && ssh-add ~/.ssh/google_compute_engine
 EOF
@@ -50,10 +53,38 @@ main() {
     run tar -czf "$archive" --exclude __pycache__ -C "$root" \
         pyproject.toml README.md LICENSE src examples
     create
+    copy
+    local status=0
+    train "${options[@]}" || status=$?
+    while [[ $status == "$STOPPED" ]]; do
+        say 'the run was stopped, and goes on from its last checkpoint'
+        is_ready || create_again
+        status=0
+        train "${options[@]}" --resume-from-checkpoint latest || status=$?
+    done
+    return "$status"
+}
+
+copy() {
     tpu scp "$archive" "$NAME:" --worker=all
+}
+
+train() {
     # The connection stays open for days, at times without a word.
     tpu ssh "$NAME" --worker=all --ssh-flag=-oServerAliveInterval=30 \
-        --command="$(on_each_worker "${options[@]}")"
+        --command="$(on_each_worker "$@")"
+}
+
+is_ready() {
+    [[ $(tpu describe "$NAME" --format='value(state)') == READY ]]
+}
+
+# For a slice that was preempted: it is still listed, and of no use.
+create_again() {
+    [[ $KEEP == 0 ]] || fail "$NAME is not ready; KEEP=1 keeps it: delete it, and start again"
+    tpu delete "$NAME" --quiet || say "$NAME is gone"
+    create
+    copy
 }
 
 read_arguments() {

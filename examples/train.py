@@ -7,6 +7,12 @@ The same command goes to every process of a run. On TPU pods and under Slurm the
 elsewhere tell them by --coordinator-address, --num-processes and --process-id. A run that was
 stopped, by SIGTERM, a dead peer or kill -9, goes on with --resume-from-checkpoint latest, bit for
 bit. `--plan` says what a run would take, and trains nothing; `--help` has all options.
+
+Exit codes: 0, finished. 75, stopped, and to be started again with --resume-from-checkpoint: by a
+SIGTERM, after which the state was saved, or since a step hung. (It is sysexits.h's EX_TEMPFAIL;
+143 is of a process that SIGTERM killed before it could save.) 1, an error, told in one message,
+with --debug in a stack, too. 2, options that are not known. 134, JAX ended this process since
+another one died: go on with --resume-from-checkpoint latest.
 """
 
 import contextlib
@@ -15,23 +21,29 @@ import functools
 import json
 import logging
 import math
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Annotated, Any, Literal
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import optax
-import tyro
-from jax.sharding import Mesh
 
-import eqx_clip
-from eqx_clip import data as datasets
-from eqx_clip import sharding, train
+try:
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import tyro
+    from jax.sharding import Mesh
 
+    import eqx_clip
+    from eqx_clip import data as datasets
+    from eqx_clip import sharding, train
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}. Training needs more than the library: pip install 'eqx_clip[train]'")
+
+STOPPED = 75  # the exit code of a run that can be started again: EX_TEMPFAIL, as `Watchdog`'s
 
 # --- Options ---------------------------------------------------------------------------------
 
@@ -179,6 +191,8 @@ class Run:
     """Seconds after which a step is taken to hang, and the process ends."""
     plan: bool = False
     """Say what the run would take, and train nothing."""
+    debug: bool = False
+    """Show where in the code an error arose, not its message alone."""
 
 
 # Options that must be equal for a run to go on, since its steps would not be the same.
@@ -201,6 +215,8 @@ LEAST = {
 BELOW_ONE = ("beta1", "beta2")
 ABOVE_ZERO = ("checkpoint_minutes", "step_timeout")
 FOLDERS = ("checkpoint_dir", "export_dir")
+# The packages whose errors are of the network.
+NETWORK = ("aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "socket", "urllib3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +242,12 @@ class Options:
         data, run = self.data, self.run
         if not (data.train_path or data.valid_path or data.zero_shot_path):
             raise ValueError("There is nothing to do: give --train-path, --valid-path, or both.")
+        if data.train_path and data.global_batch_size == 1 and not self.model.siglip:
+            raise ValueError(
+                "--global-batch-size 1: with the softmax loss a caption is told from the others of "
+                "its batch, and here are none, so that the loss is always 0. Give at least 2, or "
+                "--siglip."
+            )
         if data.train_path is None and run.plan:
             raise ValueError("--plan is one of training: give --train-path.")
         if data.train_path is None and run.resume_from_checkpoint is not None:
@@ -238,6 +260,10 @@ class Options:
     def by_name(self) -> dict[str, Any]:
         groups = (self.data, self.model, self.optimizer, self.run)
         return {name: value for group in groups for name, value in vars(group).items()}
+
+    @property
+    def loss(self) -> str:
+        return "siglip" if self.model.siglip else "clip"
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -294,7 +320,8 @@ def main(options: Options) -> None:
         if path is not None:
             keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
             keys["image_root"] = data.image_root
-            source = datasets.open_source(path, n_samples=count, **keys)
+            with noted(f"This is of --{what}-path {path}."):
+                source = datasets.open_source(path, n_samples=count, **keys)
             content[what] = datasets.fingerprint(source)
             logger.info("%s: %s in %s", what, content[what], path)
             if what == "valid":
@@ -339,18 +366,44 @@ def main(options: Options) -> None:
     folder = train.run_folder(name, run.checkpoint_dir, run.resume_from_checkpoint)
     towers = {name: getattr(model, name).config for name in ("image", "text")}
     of_model = {"model": towers, "preprocess": model.preprocess}
-    config = {**options.of_run, **of_model, "examples": content["train"], "steps": total}
+    planned = total  # steps of the run when it began
+    if folder.resumes:
+        saved = train.Checkpointer(folder.path).saved_config(folder.step)
+        planned = saved.get("steps", total)
+    config = {**options.of_run, **of_model, "examples": content["train"], "steps": planned}
     state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
     del model  # of pretrained weights; the mesh has its own
     with train.Checkpointer(folder.path, config=config, keep=run.checkpoint_keep) as checkpointer:
         if folder.resumes:
             state = checkpointer.restore(state, folder.step)
+            check_length(options, folder.path, planned, total, int(state.step))
             logger.info("resumed at step %d from %s", int(state.step), folder.path)
         checkpointer.prepare(int(state.step))
         logger.info("%d steps, checkpoints in %s", total, folder.path)
-        logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
-        state = fit(setup, state, checkpointer)
-        train.export(state.eval_model, run.export_dir or f"{folder.path}/open_clip")
+        if options.loss == "clip":
+            logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
+        with noted(goes_on(checkpointer.folder)):
+            state = fit(setup, state, checkpointer)
+            if state is not None:
+                train.export(state.eval_model, run.export_dir or f"{folder.path}/open_clip")
+    if state is None:
+        print(f"Stopped by SIGTERM. {goes_on(checkpointer.folder)}", file=sys.stderr, flush=True)
+        sys.exit(STOPPED)
+
+
+def check_length(options: Options, folder: str, planned: int, total: int, step: int) -> None:
+    """`ValueError` where another number of steps would have had other rates, or has other ones."""
+    of = options.optimizer
+    warmup = max(warmup_steps(of, planned), warmup_steps(of, total))
+    constant = of.learning_rate_scheduler == "const" and warmup <= step <= total
+    if total != planned and not constant:
+        raise ValueError(
+            f"The run in {folder}, now at step {step}, was made for {planned} steps, and with "
+            f"these options has {total}: its learning rates would be others. Give the --n-epochs "
+            "that it was made for. To train a finished run for longer start a new one from what it "
+            f"exported: --model-name {folder}/open_clip in place of --resume-from-checkpoint. Only "
+            "a run of --learning-rate-scheduler const takes more epochs, after its warmup."
+        )
 
 
 def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
@@ -400,13 +453,16 @@ def feed(options: Options, what: str, source: Any, model: Any, **where: int):
     )
 
 
+def warmup_steps(options: Optimizer, total: int) -> int:
+    return options.n_warmup_steps if options.n_warmup_steps < total else total // 10
+
+
 def make_optimizer(options: Options, total: int):
     """AdamW and its schedule, for a run of so many steps."""
-    of, warmup = options.optimizer, options.optimizer.n_warmup_steps
-    if warmup >= total:
-        warmup, given = total // 10, warmup
+    of, warmup = options.optimizer, warmup_steps(options.optimizer, total)
+    if warmup != of.n_warmup_steps:
         words = "A warmup of %d steps is longer than the run of %d steps, or as long: taking %d."
-        logger.warning(f"{words} Say --n-warmup-steps.", given, total, warmup)
+        logger.warning(f"{words} Say --n-warmup-steps.", of.n_warmup_steps, total, warmup)
     rise = {"warmup_steps": warmup, "warmup_init": of.warmup_init}
     if of.learning_rate_scheduler == "cosine":
         schedule = train.cosine_schedule(of.learning_rate, total_steps=total, **rise)
@@ -426,7 +482,7 @@ def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh
     return train.make_train_step(
         optimizer,
         mesh,
-        loss="siglip" if of.siglip else "clip",
+        loss=options.loss,
         accumulate=options.optimizer.accumulate,
         dtype=None if of.dtype == "float32" else jnp.dtype(of.dtype),
         remat="full" if of.grad_checkpoint else of.remat,
@@ -436,8 +492,13 @@ def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh
     )
 
 
-def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer):
-    """Every step that is left, with checkpoints, evaluation and logs."""
+def fit(
+    setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer
+) -> train.TrainState | None:
+    """The state after every step that is left, with checkpoints, evaluation and logs.
+
+    None if a SIGTERM stopped the run, which is saved then.
+    """
     options, run, total = setup.options, setup.options.run, setup.total
     batch_size = options.data.global_batch_size
     source, start, each_epoch = setup.source, int(state.step), total // run.n_epochs
@@ -456,7 +517,7 @@ def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer)
         preemption = stack.enter_context(train.Preemption())
         watchdog = stack.enter_context(train.Watchdog(limit=run.step_timeout, first_limit=3600))
         profile = stack.enter_context(contextlib.ExitStack())
-        first_profiled = max(start, min(start + 10, total - run.profile_steps))
+        first_profiled = 1 + max(start, min(start + 10, total - run.profile_steps))
         meter, before, lengths = train.Meter(), None, set()
 
         def evaluate_after(step: int) -> None:
@@ -466,40 +527,44 @@ def fit(setup: Setup, state: train.TrainState, checkpointer: train.Checkpointer)
             meter.reset()
 
         watchdog.beat("the first batch")
-        for i, batch in enumerate(meter.waits(ready), start):
-            if i and i % each_epoch == 0:  # here, so that a run stopped before it does it later
-                evaluate_after(i)
-            compiles = batch["tokens"].shape[1] not in lengths
-            lengths.add(batch["tokens"].shape[1])
-            watchdog.beat(f"step {i}", limit=watchdog.first_limit if compiles else None)
-            if run.profile_steps and i == first_profiled:
+        for step, batch in enumerate(meter.waits(ready), start + 1):
+            if step > 1 and (step - 1) % each_epoch == 0:  # so that a run stopped before does it
+                evaluate_after(step - 1)
+            length = batch["tokens"].shape[1]
+            compiles = length not in lengths
+            lengths.add(length)
+            watchdog.beat(f"step {step}", limit=watchdog.first_limit if compiles else None)
+            if run.profile_steps and step == first_profiled:
                 profile.enter_context(jax.profiler.trace(f"{checkpointer.folder}/profile"))
-            if i == first_profiled + run.profile_steps:
+            if step == first_profiled + run.profile_steps:
                 profile.close()
-            state, metrics = setup.step(state, batch)
+            with console.compiling(f"captions of {length} tokens", compiles):
+                state, metrics = setup.step(state, batch)
+                if compiles:
+                    jax.block_until_ready(metrics)
             meter.count(batch_size)
             if before is not None:  # the step before: this one is still being computed
                 train.check_finite(*before, source.where, checkpointer)
-            before, done = (i, metrics, batch["index"]), i + 1
-            if i == start or done == total or (run.log_freq and done % run.log_freq == 0):
+            before = step, metrics, batch["index"]
+            if step in (start + 1, total) or (run.log_freq and step % run.log_freq == 0):
                 values = {name: float(value) for name, value in metrics.items()}
-                rate, speed = float(jnp.asarray(setup.schedule(i))), meter.read()
-                values |= {"learning_rate": rate, "chance": math.log(batch_size)}
-                train.log_all(loggers, i, values if compiles else values | speed)
+                rate, speed = float(jnp.asarray(setup.schedule(step - 1))), meter.read()
+                values["learning_rate"] = rate
+                if options.loss == "clip":
+                    values["chance"] = math.log(batch_size)
+                train.log_all(loggers, step, values if compiles else values | speed)
             if compiles:
-                jax.block_until_ready(metrics)
                 meter.reset()  # it is no training
-            console.advance(i)
-            stops = preemption.should_stop(done)
-            if saves.due(done) or stops or done == total:
+            console.advance(step)
+            stops = preemption.should_stop(step)
+            if saves.due(step) or stops or step == total:
                 train.check_finite(*before, source.where, checkpointer)
-                watchdog.beat(f"the checkpoint of step {done}", limit=3600)
-                checkpointer.save(done, state)
+                watchdog.beat(f"the checkpoint of step {step}", limit=3600)
+                checkpointer.save(step, state)
                 meter.reset()
             if stops:
-                checkpointer.close()
-                sys.exit(0)
-            watchdog.beat(f"the batch of step {done}")
+                return None
+            watchdog.beat(f"the batch of step {step + 1}")
         evaluate_after(total)
     return state
 
@@ -509,8 +574,14 @@ def evaluate(options: Options, sources: dict, eval_step: train.EvalStep, model: 
     data, values = options.data, {}
     if "valid" in sources:
         with feed(options, "valid", sources["valid"], model) as examples:
-            sizes: Any = {"batch_size": data.global_batch_size, "groups": sources["valid"].groups}
-            found = train.validate(eval_step, model, examples, **sizes)
+            found = train.validate(
+                eval_step,
+                model,
+                examples,
+                batch_size=data.global_batch_size,
+                groups=sources["valid"].groups,
+                loss=options.loss if data.train_path else None,
+            )
         values |= {f"val/{name}": value for name, value in found.items()}
     if "classes" in sources:
         model, classes = train.on_one_device(model), sources["classes"]
@@ -522,11 +593,56 @@ def evaluate(options: Options, sources: dict, eval_step: train.EvalStep, model: 
     return values
 
 
-if __name__ == "__main__":
-    flags = Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
+# --- What a person is told ---------------------------------------------------------------------
+
+
+def goes_on(folder: str) -> str:
+    return f"To go on, give the same options and --resume-from-checkpoint {folder}"
+
+
+@contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Errors have a note, but for a run that diverged, which would do so again."""
     try:
-        main(tyro.cli(flags, description=__doc__))
-    except (ValueError, OSError, FloatingPointError, ImportError, RuntimeError) as error:
-        if jax.distributed.is_initialized():
-            raise
-        sys.exit(f"error: {error}")
+        yield
+    except BaseException as error:
+        if not isinstance(error, FloatingPointError):
+            error.add_note(note)
+        raise
+
+
+def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An error in one message, with what helps: a `sys.excepthook`."""
+    expected = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError)
+    text = str(error) if isinstance(error, expected) and str(error) else f"{kind.__name__}: {error}"
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    words = [f"error: {text.rstrip()}", *remedies(causes), *getattr(error, "__notes__", ())]
+    if not isinstance(error, (*expected, KeyboardInterrupt)):
+        words.append("--debug shows where in the code this arose.")
+    print(*words, sep="\n", file=sys.stderr, flush=True)
+
+
+def remedies(causes: list[BaseException]) -> Iterator[str]:
+    said = " ".join(map(str, causes))
+    if re.search("No space left|[Qq]uota exceeded", said):
+        yield "The disk is full: make room, or save elsewhere, by --checkpoint-dir."
+    elif any(train.is_lost_connection(cause) for cause in causes):
+        yield "Another process of this run has died, or cannot be reached: start all of them again."
+    elif any(is_of_network(cause) for cause in causes):
+        yield "The network, or the host, cannot be reached: try again, or copy the data here first."
+
+
+def is_of_network(error: BaseException) -> bool:
+    known = isinstance(error, (ConnectionError, TimeoutError))
+    return known or type(error).__module__.partition(".")[0] in NETWORK
+
+
+if __name__ == "__main__":
+    excepthook, sys.excepthook = sys.excepthook, tell
+    flags = Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
+    options = tyro.cli(flags, description=__doc__)
+    if options.run.debug:
+        sys.excepthook = excepthook
+    main(options)

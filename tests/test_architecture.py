@@ -33,7 +33,15 @@ LAYERS = [
     {"_find", "_save"},
     {"_load"},
     {"_inference"},
-    {"train._accumulate", "train._flops", "train._groups", "train._precision", "train._schedule"},
+    {
+        "train._accumulate",
+        "train._flops",
+        "train._groups",
+        "train._objective",
+        "train._precision",
+        "train._schedule",
+        "train._waiting",
+    },
     {
         "train._distributed",
         "train._leaves",

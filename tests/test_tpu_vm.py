@@ -50,6 +50,7 @@ if verb == "create":
     slices[words[0]] = flags["labels"]
 elif verb == "describe":
     status = 0 if words[0] in slices else 1
+    print((here / "state").read_text() if (here / "state").exists() else "READY")
 elif verb == "list":
     key = flags["filter"].removeprefix("labels.")
     print(*[name for name, label in slices.items() if label == key], sep="\n")
@@ -60,6 +61,11 @@ elif verb == "scp":
     if (here / "home").exists():
         shutil.copy(words[0], here / "home")
 elif verb == "ssh":
+    ends = here / "ends"  # the exit codes of one run after the other
+    if ends.exists():
+        first, *rest = ends.read_text().split()
+        ends.write_text(" ".join(rest or ["0"]))
+        sys.exit(int(first))
     if (here / "slow").exists():
         (here / "started").touch()
         time.sleep(60)
@@ -165,6 +171,41 @@ def test_creates_copies_trains_and_deletes(cloud):
     assert "--worker=all" in scp and "--worker=all" in ssh
     assert not cloud.slices
     assert not list(cloud.folder.glob("tmp.*")), "the archive is left behind"
+
+
+def test_a_run_that_was_stopped_goes_on_until_it_ends(cloud):
+    (cloud.folder / "ends").write_text("75 75 0")
+    result = cloud.run()
+    assert result.returncode == 0, result.stderr
+    assert cloud.verbs == "create scp ssh describe ssh describe ssh list delete".split()
+    resumes = [
+        "--resume-from-checkpoint latest" in call[-2] for call in cloud.calls if "ssh" in call
+    ]
+    assert resumes == [False, True, True]
+    assert not cloud.slices
+
+
+def test_a_run_that_was_stopped_goes_on_on_a_new_slice_where_its_own_was_preempted(cloud):
+    (cloud.folder / "ends").write_text("75 0")
+    (cloud.folder / "state").write_text("PREEMPTED")
+    assert cloud.run().returncode == 0
+    verbs = "create scp ssh describe delete create scp ssh list delete"
+    assert cloud.verbs == verbs.split() and not cloud.slices
+
+
+def test_a_slice_that_is_kept_is_not_replaced(cloud):
+    cloud.slices = {"eqx-clip": "eqx_clip_run=another"}
+    (cloud.folder / "ends").write_text("75")
+    (cloud.folder / "state").write_text("PREEMPTED")
+    result = cloud.run(KEEP="1")
+    assert result.returncode == 2 and "eqx-clip is not ready" in result.stderr
+    assert "delete" not in cloud.verbs and cloud.slices
+
+
+def test_a_run_that_failed_is_not_started_again(cloud):
+    (cloud.folder / "ends").write_text("1")
+    assert cloud.run().returncode == 1
+    assert cloud.verbs == ["create", "scp", "ssh", "list", "delete"]
 
 
 def test_variables_reach_gcloud(cloud):

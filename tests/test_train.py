@@ -201,3 +201,25 @@ def test_a_warmup_that_falls_is_warned_of(caplog):
     caplog.clear()
     train.cosine_schedule(1e-5, total_steps=9, warmup_steps=4, warmup_init=1e-5)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_softmax_loss_of_one_pair_is_refused(model, batch, optimizer, parts):
+    """It is 0 whatever the model says, so that only weight decay would train it."""
+    step = train.make_train_step(optimizer, accumulate=parts)
+    state = train.init_state(model, optimizer)
+    one = {name: rows[:parts] for name, rows in batch.items()}
+    if parts > 1:  # each part is told from the other
+        assert float(step(state, one)[1]["loss"]) > 0
+        return
+    with pytest.raises(ValueError, match="one pair is always 0"):
+        step(state, one)
+
+
+def test_the_sigmoid_loss_of_one_pair_is_no_mistake(model, batch, optimizer):
+    bias = jnp.array(-3.0)
+    biased = eqx.tree_at(lambda m: m.logit_bias, model, bias, is_leaf=lambda leaf: leaf is None)
+    step = train.make_train_step(optimizer, loss="siglip")
+    one = {name: rows[:1] for name, rows in batch.items()}
+    _, metrics = step(train.init_state(biased, optimizer), one)
+    assert float(metrics["loss"]) > 0

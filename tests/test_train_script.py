@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -100,17 +101,22 @@ def started(folder: Path, *arguments: Any, devices: int = 1) -> Iterator[subproc
         process.communicate()
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """What the process still prints; it must end well."""
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    """What the process still prints; it must end with `code`, and without a stack."""
     output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     assert "Traceback" not in output, output
     return output
 
 
-def run(folder: Path, *arguments: Any, devices: int = 1) -> str:
+def stopped(process: subprocess.Popen[str]) -> str:
+    """Of a process that SIGTERM stopped."""
+    return finish(process, 75)
+
+
+def run(folder: Path, *arguments: Any, devices: int = 1, code: int = 0) -> str:
     with started(folder, *arguments, devices=devices) as process:
-        return finish(process)
+        return finish(process, code)
 
 
 def wait_for(process: subprocess.Popen[str], step: int) -> str:
@@ -127,7 +133,7 @@ def wait_for(process: subprocess.Popen[str], step: int) -> str:
 def losses(folder: Path) -> list[float]:
     """The loss of each step, which the log must have once and in order."""
     entries = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
-    assert [entry["step"] for entry in entries] == list(range(len(entries)))
+    assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
     return [entry["loss"] for entry in entries]
 
 
@@ -179,12 +185,13 @@ def test_the_command_of_open_clip_jax_runs_as_printed(tmp_path):
     )
     assert "global-batch-size: 8\n" in output and "learning-rate: 0.001\n" in output
     assert "A warmup of 10000 steps is longer than the run of 6 steps" in output
+    assert output.count("compiling for captions of") == 1
     assert f"chance level of the loss, ln(batch): {math.log(8):.4f}" in output
     (folder,) = (tmp_path / "checkpoints").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_vit-nano-patch32", folder.name)
     assert checkpoints(folder) == [3, 6]
     first, *_, last = [entry for entry in read_lines(folder / "log.jsonl") if "loss" in entry]
-    assert (first["step"], last["step"]) == (0, 5)
+    assert (first["step"], last["step"]) == (1, 6)
     assert [entry["step"] for entry in validation(folder)] == [3, 6]
     model = eqx_clip.load(folder / "open_clip")
     assert model.preprocess.image_size == 224
@@ -214,10 +221,13 @@ def test_a_run_stopped_by_sigterm_resumes_to_the_bit(folder, whole):
     with started(folder, *options) as process:
         wait_for(process, 3)
         process.send_signal(signal.SIGTERM)
-        finish(process)
+        *_, last = stopped(process).splitlines()
     (step,) = checkpoints(folder / "stopped")
     assert 3 <= step < STEPS and step % EPOCH
-    assert f"resumed at step {step}" in run(folder, *options, "--resume-from-checkpoint", "latest")
+    resume = f"--resume-from-checkpoint {folder / 'stopped'}"
+    assert last.startswith("Stopped by SIGTERM.") and last.endswith(resume)
+    output = run(folder, *options, *resume.split())
+    assert f"resumed at step {step}" in output and f"step {step + 1}/{STEPS}, " in output
     assert_same_run(folder / "stopped", whole)
 
 
@@ -269,21 +279,33 @@ def test_processes_with_different_options_are_refused(folder):
     assert not (folder / "different").exists()
 
 
+def test_where_a_peer_was_killed_the_way_to_go_on_is_told(folder):
+    options = (*RUN, "--checkpoint-dir", "orphaned")
+    with cluster(folder, 2, *options) as (first, second):
+        wait_for(first, 3)
+        second.kill()
+        output = first.communicate(timeout=300)[0]
+    assert first.returncode in (1, -signal.SIGABRT), output
+    assert "Traceback" not in output, output
+    assert "Another process of this run has died" in output, output
+    assert f"--resume-from-checkpoint {folder / 'orphaned'}" in output, output
+
+
 def test_one_process_then_two_then_four_go_on_as_one_would(folder, whole):
     options = (*RUN, "--checkpoint-dir", "elastic", "--checkpoint-freq", 0)
     resume = ("--resume-from-checkpoint", "latest")
     with started(folder, *options) as process:
         wait_for(process, 3)
         process.send_signal(signal.SIGTERM)
-        finish(process)
+        stopped(process)
     (first_stop,) = checkpoints(folder / "elastic")
 
     spread = ("--mesh", 4, 2, "--accumulate", 2)
     with cluster(folder, 2, *options, *resume, *spread, devices=4) as (first, second):
         wait_for(first, first_stop + 5)
         second.send_signal(signal.SIGTERM)
-        finish(first)
-        printed = finish(second)
+        stopped(first)
+        printed = stopped(second)
     assert not re.search(r"step \d+/", printed) and "chance level" not in printed
     *_, second_stop = checkpoints(folder / "elastic")
     assert 3 <= first_stop < first_stop + 5 <= second_stop < STEPS
@@ -346,6 +368,101 @@ def test_validation_alone_finds_what_training_found(call, whole, capsys):
     found = json.loads(capsys.readouterr().out)
     expected = {name: value for name, value in validation(whole)[-1].items() if name != "step"}
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_softmax_of_one_pair_is_refused(call):
+    with pytest.raises(ValueError, match=r"--global-batch-size 1: .* always 0.*--siglip"):
+        call(**{**TRAINING, "global_batch_size": 1})
+
+
+def test_a_finished_run_of_a_constant_rate_takes_more_epochs(call, folder):
+    constant = {**TRAINING, "learning_rate_scheduler": "const", "train_n_samples": 3 * BATCH}
+    call(**constant, checkpoint_dir="longer", log_freq=1)
+    call(**{**constant, "n_epochs": 4}, resume_from_checkpoint="longer", log_freq=1)
+    call(**{**constant, "n_epochs": 4}, checkpoint_dir="at_once", log_freq=1)
+    assert checkpoints(folder / "longer") == [3, 6, 9, 12]
+    assert len(losses(folder / "longer")) == 12
+    assert losses(folder / "longer") == losses(folder / "at_once")
+    for name, array in weights(folder / "longer").items():
+        np.testing.assert_array_equal(array, weights(folder / "at_once")[name])
+    with pytest.raises(ValueError, match="now at step 12, was made for 6 steps"):
+        call(**{**constant, "n_epochs": 3}, resume_from_checkpoint="longer")
+
+
+def test_more_epochs_of_a_cosine_are_refused_with_the_way(call, whole):
+    with pytest.raises(ValueError, match="made for 40 steps") as caught:
+        call(**{**TRAINING, "n_epochs": 3}, resume_from_checkpoint=str(whole))
+    assert f"--model-name {whole}/open_clip" in str(caught.value)
+    assert checkpoints(whole) == [EPOCH, STEPS] and len(losses(whole)) == STEPS
+
+
+def test_a_run_of_the_sigmoid_loss_has_no_level_of_chance_and_validates_by_its_own(
+    call, folder, capsys, caplog
+):
+    few = {"train_n_samples": 2 * BATCH, "n_epochs": 1}
+    options = {**TRAINING, **few, "siglip": True, "valid_path": "valid.csv"}
+    call(**options, checkpoint_dir="sigmoid", log_freq=1)
+    assert "chance" not in caplog.text
+    entries = read_lines(folder / "sigmoid" / "log.jsonl")
+    assert not any("chance" in entry for entry in entries)
+    (valid,) = validation(folder / "sigmoid")
+    capsys.readouterr()
+    exported = {"model_name": str(folder / "sigmoid" / "open_clip"), "global_batch_size": BATCH}
+    call(valid_path="valid.csv", **exported)
+    found = json.loads(capsys.readouterr().out)["val/loss"]
+    assert found == pytest.approx(valid["val/loss"], rel=1e-4)
+    assert found > 2 * math.log(BATCH)  # at the start the sigmoid's is 10, in batches of any size
+
+
+# --- What a person is told ---------------------------------------------------------------------
+
+
+def test_an_error_is_told_in_one_message_and_with_debug_in_a_stack(folder):
+    wrong = ("--train-path", "trian.csv")
+    output = run(folder, *wrong, code=1)
+    (last,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "trian.csv" in last
+    with started(folder, *wrong, "--debug") as process:
+        output = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and "Traceback" in output
+
+
+def told(script, capsys, error: BaseException, cause: BaseException | None = None) -> list[str]:
+    error.__cause__ = cause
+    script.tell(type(error), error, None)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_what_helps_is_told_with_an_error(script, capsys):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    first, second = told(script, capsys, full)
+    assert "No space left" in first and "make room" in second
+    first, second = told(script, capsys, RuntimeError("The last checkpoint was not saved"), full)
+    assert "not saved" in first and "make room" in second
+    network = type("ConnectError", (Exception,), {"__module__": "httpx"})
+    first, second, last = told(script, capsys, network("Name or service not known"))
+    assert first == "error: ConnectError: Name or service not known"
+    assert "network" in second and "--debug" in last
+    assert told(script, capsys, ValueError("wrong")) == ["error: wrong"]
+
+
+def test_an_error_in_training_says_how_to_go_on(call, script, folder, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(eqx_clip.train, "export", full)
+    options = {**TRAINING, "n_epochs": 1, "train_n_samples": BATCH}
+    with pytest.raises(OSError) as caught:
+        call(**options, checkpoint_dir="full")
+    *_, last = told(script, capsys, caught.value)
+    assert last.endswith(f"--resume-from-checkpoint {folder / 'full'}")
+
+
+def test_without_the_packages_of_training_the_remedy_is_told(folder):
+    code = f"import sys, runpy; sys.modules['tyro'] = None; runpy.run_path({str(SCRIPT)!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "pip install 'eqx_clip[train]'" in result.stderr
 
 
 def test_options_together(folder):

@@ -383,3 +383,42 @@ def test_slurm_says_who_the_processes_are():
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert ["0 2" in outputs[0], "1 2" in outputs[1]] == [True, True], outputs
+
+
+def slurm_alone(script, **environment):
+    """One process of two that Slurm speaks of."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    slurm = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_PORT": str(port), **slurm},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_process_that_waits_for_others_says_so_and_ends_in_good_order():
+    result = slurm_alone("from eqx_clip.train import initialize; initialize(timeout_seconds=6)")
+    assert result.returncode == 1
+    first, last = [line for line in result.stderr.splitlines() if line.startswith("eqx_clip: ")]
+    waits = "waiting for 2 processes, as Slurm says (SLURM_NTASKS=2); here is 1, process 0, on "
+    assert first.startswith(f"eqx_clip: {waits}")
+    for remedy in ("srun", "--num-processes 1"):
+        assert remedy in first and remedy in last
+    assert last.startswith("eqx_clip: waited 6 s in vain for 2 processes")
+    assert "Check failure stack trace" not in result.stderr and "Traceback" not in result.stderr
+
+
+def test_one_process_of_a_scheduler_can_be_started_alone():
+    script = "from eqx_clip.train import initialize; initialize(num_processes=1)"
+    result = slurm_alone(script)
+    assert result.returncode == 0 and not result.stderr

@@ -94,6 +94,34 @@ def test_equal_features_rank_by_index_and_are_no_success():
     assert metrics["text_to_image_median_rank"] == 20
 
 
+def test_the_sigmoid_loss_is_that_of_training(model):
+    bias, rng = jnp.array(-3.0), np.random.default_rng(0)
+    biased = eqx.tree_at(lambda m: m.logit_bias, model, bias, is_leaf=lambda leaf: leaf is None)
+    size = model.preprocess.image_size
+    parts = [
+        {
+            "image": rng.integers(256, size=(rows, 3, size, size), dtype=np.uint8),
+            "tokens": model.tokenize([f"text {i}" for i in range(rows)]),
+        }
+        for rows in (4, 4, 3)
+    ]
+
+    def loss(model, **options):
+        options = {"batch_size": 4, **options}
+        return train.validate(eval_step, model, parts, **options)["loss"]
+
+    scale = jnp.exp(model.logit_scale)
+    losses = [eqx_clip.siglip_loss(*eval_step(model, part), scale, bias) for part in parts]
+    expected = pytest.approx(np.average(losses, weights=[4, 4, 3]), rel=1e-5)
+    for size in (1, 3, 100):
+        assert loss(biased, chunk_size=size) == loss(biased, loss="siglip") == expected
+    assert loss(biased, loss="clip") == loss(model) != expected
+    with pytest.raises(ValueError, match="needs a model with a bias"):
+        loss(model, loss="siglip")
+    with pytest.raises(ValueError, match="one pair is always 0"):
+        loss(model, batch_size=1)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, 33, 34, 1000])
 def test_chunks_change_nothing(chunk_size):
     image, text = unit_features(33)

@@ -53,14 +53,25 @@ def test_numbers_that_are_not_finite_leave_json_valid(tmp_path):
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
     path = tmp_path / "log.jsonl"
-    log_of(path, range(8))
-    log_of(path, range(5, 10), start_step=5)
-    assert steps_of(path) == list(range(10))
+    log_of(path, range(1, 9))
+    log_of(path, range(6, 11), start_step=5)
+    assert steps_of(path) == list(range(1, 11))
     log_of(path, [], start_step=100)
-    assert steps_of(path) == list(range(10))
-    log_of(path, [0])
-    assert steps_of(path) == [0]
+    assert steps_of(path) == list(range(1, 11))
+    log_of(path, [1])
+    assert steps_of(path) == [1]
     assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_a_resumed_run_has_each_evaluation_once(tmp_path):
+    """That of the step which it goes on from is done again."""
+    path = tmp_path / "log.jsonl"
+    log_of(path, [19, 20])
+    with open(path, "a") as file:
+        file.write('{"step": 20, "val/loss": 2.5}\n{"step": 21, "loss": 2.0}\n')
+    log_of(path, [21], start_step=20)
+    assert steps_of(path) == [19, 20, 21]
+    assert all("loss" in line for line in train.read_lines(path))
 
 
 @pytest.mark.parametrize("cut", [1, 5, 15])
@@ -128,7 +139,7 @@ def test_tensorboard_gets_scalars_and_where_a_run_was_resumed(tmp_path):
     found, purged = scalars(tmp_path)
     assert found[:2] == [(7, "loss", 2.5), (7, "val/loss", 3.5)]
     assert found[2][:2] == (8, "loss") and math.isnan(found[2][2])
-    assert purged == [7]
+    assert purged == [8]  # step 7 is taken
     assert "tensorflow" not in sys.modules
 
 
@@ -211,28 +222,48 @@ METRICS = {"loss": 2.34567, "images_per_second": 1234.5, "data_wait": 0.031, "gr
 def test_a_terminal_has_a_bar_with_what_matters():
     stream = Terminal()
     console = train.Console(100, start_step=10, stream=stream, process_index=0)
-    console.log(49, METRICS)
-    console.log(49, {"val/loss": 3.14159, "val/image_to_text_R@1": 0.25})
+    console.log(50, METRICS)
+    console.log(50, {"val/loss": 3.14159, "val/image_to_text_R@1": 0.25})
     console.close()
     out = stream.getvalue()
     last = out.rsplit("\r", 1)[-1]
     assert "50%" in last and "50/100" in last
     assert "loss 2.346, 1,234 images/s, data wait 3%" in last
-    assert "step 49: val/loss 3.142, val/image_to_text_R@1 0.25\n" in out
+    assert "step 50: val/loss 3.142, val/image_to_text_R@1 0.25\n" in out
 
 
 def test_a_file_has_lines_with_the_remaining_time():
     stream, clock = io.StringIO(), Clock()
     console = train.Console(100, start_step=10, stream=stream, process_index=0, clock=clock)
     clock.now += 1000  # the first step is compiled
-    console.log(10, {"loss": 5.0})
-    console.log(10, {"loss": 5.0})  # no step has been taken since
+    console.log(11, {"loss": 5.0})
+    console.log(11, {"loss": 5.0})  # no step has been taken since
     clock.now += 78
-    console.advance(30)
-    console.log(49, METRICS)
+    console.advance(31)
+    console.log(50, METRICS)
     console.close()
     expected = "step 50/100, loss 2.346, 1,234 images/s, data wait 3%, 01:40 left\n"
     assert stream.getvalue() == 2 * "step 11/100, loss 5\n" + expected
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal], ids=["file", "terminal"])
+def test_compiling_is_said_and_is_no_part_of_the_remaining_time(kind):
+    stream, clock = kind(), Clock()
+    console = train.Console(100, stream=stream, process_index=0, clock=clock)
+    for step in range(1, 51):
+        compiles = step in (1, 3, 40)
+        with console.compiling(f"captions of {step} tokens", compiles):
+            clock.now += 1000 if compiles else 2
+        if step < 50:
+            console.advance(step)
+    console.log(50, METRICS)
+    console.close()
+    written = stream.getvalue()
+    for step in (1, 3, 40):
+        assert written.count(f"compiling for captions of {step} tokens\n") == 1
+    assert written.count("compiling") == 3
+    last = written.rsplit("\r", 1)[-1]
+    assert ("<01:40, loss" if kind is Terminal else "01:40 left") in last
 
 
 def test_other_processes_print_nothing():

@@ -5,6 +5,7 @@ from ._console import Console as Console
 from ._curves import draw_curves as draw_curves
 from ._distributed import check_same as check_same
 from ._distributed import initialize as initialize
+from ._distributed import is_lost_connection as is_lost_connection
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import validate as validate
 from ._export import export as export

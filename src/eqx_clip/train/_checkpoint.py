@@ -226,6 +226,12 @@ class Checkpointer:
             [_restored(leaf, arrays.get(name), skeleton[name]) for name, leaf in leaves.items()],
         )
 
+    def saved_config(self, step: int | None = None) -> dict[str, Any]:
+        """The `config` of a checkpoint, by default the latest, as JSON values. Raises as `restore`
+        does, but for no other run."""
+        step = self._existing(step)
+        return self._read(step, lambda: self._disk.read_about(step))["config"]
+
     def _existing(self, step: int | None) -> int:
         steps, unfinished = self._disk.steps(), self._disk.unfinished()
         of_steps = [name for name in unfinished if name.partition(".")[0].isdigit()]

@@ -1,5 +1,6 @@
 """What a person sees of training: a bar on a terminal, lines in a file."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ class Console:
 
     On the first process only. Where the stream is no terminal, such as the log of a batch system,
     each `log` prints a line in place of the bar. Metrics that are not training's own, `"val/loss"`
-    and the like, are printed above the bar when they are logged without a `"loss"`.
+    and the like, are printed above the bar when they are logged without a `"loss"`. Steps count
+    from one: step 7 is the seventh. The remaining time is by the mean of the steps taken so far.
     """
 
     def __init__(
@@ -41,13 +43,29 @@ class Console:
         self._begun: tuple[int, float] | None = None  # the first step that was seen, and when
         self._bar = None
         if self._process == 0 and self._stream.isatty():
-            self._bar = _bar(total_steps, start_step, self._stream)
+            self._bar = _bar(total_steps, start_step, self._stream, self._remaining)
 
     def advance(self, step: int) -> None:
-        """Moves the bar: the step of that number, counted from 0, is taken."""
+        """Moves the bar: the step of that number is taken."""
         self._begun = self._begun or (step, self._clock())
         if self._bar is not None:
-            self._bar.update(step + 1 - self._bar.n)
+            self._bar.update(step - self._bar.n)
+
+    @contextlib.contextmanager
+    def compiling(self, what: str, compiles: bool = True) -> Iterator[None]:
+        """Around a step that is compiled for `what`, such as "captions of 24 tokens": says so.
+
+        Neither the step nor its time counts in the remaining time. Nothing if not `compiles`.
+        """
+        if not compiles:
+            yield
+            return
+        self.write(f"compiling for {what}")
+        start = self._clock()
+        yield
+        if self._begun is not None:
+            first, begun = self._begun
+            self._begun = first + 1, begun + self._clock() - start
 
     def log(self, step: int, metrics: Metrics) -> None:
         if "loss" not in metrics:
@@ -56,8 +74,9 @@ class Console:
             self._bar.set_postfix_str(", ".join(_progress(metrics)), refresh=False)
             self.advance(step)
         else:
-            done = f"step {step + 1:,}/{self._total:,}"
-            self.write(", ".join([done, *_progress(metrics), *self._remaining(step)]))
+            done, remaining = f"step {step:,}/{self._total:,}", self._remaining(step)
+            left = [] if remaining is None else [f"{remaining} left"]
+            self.write(", ".join([done, *_progress(metrics), *left]))
             self.advance(step)
 
     def write(self, text: str) -> None:
@@ -73,28 +92,35 @@ class Console:
         if self._bar is not None:
             self._bar.close()
 
-    def _remaining(self, step: int) -> Iterator[str]:
-        """By the steps after the first, which compiles."""
+    def _remaining(self, step: int) -> str | None:
+        """By the steps after the first that was seen; None before there is one."""
         from tqdm import tqdm
 
-        if self._begun is not None and step > self._begun[0]:
-            first, begun = self._begun
-            each = (self._clock() - begun) / (step - first)
-            yield f"{tqdm.format_interval(each * (self._total - step - 1))} left"
+        if self._begun is None or step <= self._begun[0]:
+            return None
+        first, begun = self._begun
+        each = (self._clock() - begun) / (step - first)
+        return tqdm.format_interval(each * (self._total - step))
 
 
-def _bar(total_steps: int, start_step: int, stream: Any) -> Any:
+def _bar(
+    total_steps: int, start_step: int, stream: Any, remaining: Callable[[int], str | None]
+) -> Any:
     from tqdm import tqdm
 
     class Bar(tqdm):
         monitor_interval = 0  # no thread of its own
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            return {**super().format_dict, "left": remaining(self.n) or "?"}
 
     return Bar(
         total=total_steps,
         initial=start_step,
         file=stream,
         dynamic_ncols=True,
-        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}{postfix}]",
     )
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -16,9 +17,12 @@ from jax.experimental import multihost_utils
 
 from .._types import Count, Real
 from ._facts import as_json, flattened
+from ._waiting import Waiting
 
 
 logger = logging.getLogger("eqx_clip.train")
+
+_LOST = re.compile("Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Hh]eartbeat|coordination serv")
 
 
 def initialize(
@@ -27,6 +31,7 @@ def initialize(
     process_id: Count | None = None,
     *,
     heartbeat_seconds: Count = 20,
+    timeout_seconds: Count = 300,
 ) -> None:
     """Joins this process to the others of its run; nothing to do for a single one.
 
@@ -34,6 +39,10 @@ def initialize(
     Open MPI. Elsewhere give all three: the address, `host:port`, of process 0, how many processes
     there are, and which this one is. `num_processes=1` makes a single one whatever the environment.
     Call it before anything else of JAX; a second call does nothing.
+
+    Where the others are not there within a few seconds, a line on the standard error says how many
+    are waited for, and how to start one alone; after `timeout_seconds` this process ends with exit
+    code 1.
 
     A process that dies is missed after `heartbeat_seconds`; then JAX ends all others, and names it
     on their standard error: "The following tasks are unhealthy (stopped sending heartbeats)" with
@@ -47,13 +56,16 @@ def initialize(
         return
     given = _checked(coordinator_address, num_processes, process_id)
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            cluster_detection_method="deactivate" if given else None,
-            heartbeat_timeout_seconds=heartbeat_seconds,
-        )
+        with Waiting(*(num_processes, process_id) if given else (), limit=timeout_seconds):
+            jax.distributed.initialize(
+                coordinator_address,
+                num_processes,
+                process_id,
+                cluster_detection_method="deactivate" if given else None,
+                # JAX would abort, with the stack of its threads: `Waiting` ends before.
+                initialization_timeout=timeout_seconds + 60,
+                heartbeat_timeout_seconds=heartbeat_seconds,
+            )
     except ValueError as error:
         if given or "coordinator_address" not in str(error):
             raise
@@ -62,6 +74,13 @@ def initialize(
         "process %d of %d, on %s", jax.process_index(), jax.process_count(), socket.gethostname()
     )
     sys.excepthook = _Ending(sys.excepthook, heartbeat_seconds)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error is of the connection to other processes of this run, which may have died."""
+    # Gloo's, of CPUs, come as `ValueError`, in XLA's words.
+    of_run = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
+    return jax.distributed.is_initialized() and of_run and bool(_LOST.search(str(error)))
 
 
 def check_same(**facts: Any) -> None:
@@ -134,7 +153,7 @@ class _Ending:
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         self._previous(kind, error, trace)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if is_lost_connection(error):
             seconds = self._heartbeat_seconds + 10
             print(
                 f"eqx_clip: if another process died, JAX names it within {seconds} s.",

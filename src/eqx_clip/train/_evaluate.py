@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from .._checks import as_count
 from .._clip import CLIP
 from .._types import AnyArray, Count, Input, at_least_float32
+from ._objective import check_loss, check_negatives
 from ._retrieval import by_rows, check_features, filled, retrieval_metrics
 
 
@@ -30,6 +31,7 @@ def validate(
     batch_size: Count,
     groups: Input | None = None,
     chunk_size: Count = 256,
+    loss: str | None = None,
 ) -> dict[str, float]:
     """The mean loss over a data set's batches, and retrieval among all of its examples.
 
@@ -48,17 +50,23 @@ def validate(
       `eqx_clip.data.Pairs(source).groups` of the source that `batches` reads. Retrieval then takes
       each image once, by the first of them. Without, every example has an image of its own.
     - `chunk_size`: as for `retrieval_metrics`.
+    - `loss`: "clip" or "siglip", as for `make_train_step`; by default "siglip" for a model with a
+      `logit_bias`.
 
-    **Returns:** `"loss"`, the mean over all batches of the softmax loss within a batch, with the
-    model's temperature, weighted by the batches' sizes, as OpenCLIP's `evaluate` has it for every
-    model: it grows with the batch size; `"num_samples"`; and what `retrieval_metrics` gives. All
-    processes return the same.
+    **Returns:** `"loss"`, the mean over all batches of the loss within a batch, with the model's
+    temperature and bias, weighted by the batches' sizes; the softmax loss, which is what OpenCLIP's
+    `evaluate` has for every model, grows with the batch size; `"num_samples"`; and what
+    `retrieval_metrics` gives. All processes return the same.
 
     Every process keeps all features in its memory, and computes on its first device; each device
     must be able to hold them. Raises `ValueError` for no example, for a part larger than a
-    process's share of `batch_size`, and for features that are not finite.
+    process's share of `batch_size`, for features that are not finite, and for a `loss` that the
+    model or the `batch_size` cannot have.
     """
     rows = _rows_of_a_process(batch_size)
+    loss = loss or ("clip" if model.logit_bias is None else "siglip")
+    check_loss(loss, model)
+    check_negatives(loss, batch_size)
     counts: list[int] = []
     features: list[Any] = []
     for batch in batches:
@@ -76,7 +84,11 @@ def validate(
     check_features(image_features, text_features)
     retrieval = _retrieval(image_features, text_features, groups, chunk_size)
     scale = math.exp(float(np.asarray(model.logit_scale)))
-    losses = [_loss(pair, scale, chunk_size) for pair in gathered]
+    bias = None if model.logit_bias is None else np.asarray(model.logit_bias)
+    if loss == "clip" or bias is None:
+        losses = [_softmax_loss(pair, scale, chunk_size) for pair in gathered]
+    else:
+        losses = [_sigmoid_loss(pair, scale, bias, chunk_size) for pair in gathered]
     sizes = [len(images) for images, _ in gathered]
     return {
         "loss": float(np.average(losses, weights=sizes)),
@@ -155,13 +167,24 @@ def _gathered(features: list[Pair], counts: list[int]) -> list[Pair]:
     return [(whole(images, batch), whole(texts, batch)) for batch in batches]
 
 
-def _loss(features: Pair, scale: float, chunk_size: Count) -> float:
+def _softmax_loss(features: Pair, scale: float, chunk_size: Count) -> float:
     """`clip_loss` in chunks: a batch for the whole mesh may be too large for one device."""
     images, texts = features
     own = np.arange(len(images))
     by_image = by_rows(_nll, images * scale, texts, own, chunk_size)
     by_text = by_rows(_nll, texts * scale, images, own, chunk_size)
     return float(np.mean(by_image) + np.mean(by_text)) / 2
+
+
+def _sigmoid_loss(features: Pair, scale: float, bias: np.ndarray, chunk_size: Count) -> float:
+    """`siglip_loss` in chunks."""
+    images, texts = features
+
+    def of_rows(queries: Array, keys: Array, targets: AnyArray) -> Array:
+        return _pairwise_nll(queries, keys, targets, bias)
+
+    by_image = by_rows(of_rows, images * scale, texts, np.arange(len(images)), chunk_size)
+    return float(np.mean(by_image))
 
 
 @jax.jit
@@ -173,3 +196,15 @@ def _nll(
     logits = jnp.matmul(queries, keys.T, precision="highest")
     own = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
     return jax.nn.logsumexp(logits, axis=1) - own
+
+
+@jax.jit
+def _pairwise_nll(
+    queries: Float[Array, "rows embed"],
+    keys: Float[Array, "keys embed"],
+    targets: Int[AnyArray, " rows"],
+    bias: Float[AnyArray, ""],
+) -> Float[Array, " rows"]:
+    logits = jnp.matmul(queries, keys.T, precision="highest") + bias
+    own = jnp.arange(len(keys)) == jnp.asarray(targets)[:, None]
+    return -jnp.sum(jax.nn.log_sigmoid(jnp.where(own, logits, -logits)), axis=1)

@@ -25,8 +25,8 @@ Metrics = Mapping[str, SupportsFloat]
 class Logger(Protocol):
     """What the loop asks of a logger. Give it to one process only, the first.
 
-    A step is the number of steps taken before it, `state.step` of the state that went in: after a
-    resume at step k the first that is logged is k.
+    Steps count from one, as `state.step` of the state that comes out, and as checkpoints do: after
+    a resume from the checkpoint of step k the first that is logged is k + 1.
     """
 
     def log(self, step: int, metrics: Metrics) -> None:
@@ -39,7 +39,7 @@ class Logger(Protocol):
 
 
 class JSONLines:
-    """A file with a JSON object a line: `{"step": 0, "loss": 5.54, ...}`.
+    """A file with a JSON object a line: `{"step": 1, "loss": 5.54, ...}`.
 
     Each line is whole and handed to the system before `log` returns. Numbers have all their
     digits; those that are not finite are written as null, since JSON has no other word for them.
@@ -47,11 +47,12 @@ class JSONLines:
     """
 
     def __init__(self, path: PathLike, *, start_step: Count = 0):
-        """Opens the file to go on from `start_step`, and makes its folder.
+        """Opens the file to go on after `start_step` steps, and makes its folder.
 
-        What the file holds of that step and later ones is dropped, since the run will come by
-        there again, and so is a line that a killed run left unfinished: with `start_step=0`
-        everything. Raises `ValueError` for a path that is not local.
+        What the file holds of later steps is dropped, since the run will come by there again, and
+        so are lines of that step without a loss, since its evaluation comes again, and a line that
+        a killed run left unfinished: with `start_step=0` everything. Raises `ValueError` for a path
+        that is not local.
         """
         if "://" in os.fspath(path):
             raise ValueError(f"Lines are appended to a local file; got {os.fspath(path)!r}.")
@@ -79,11 +80,12 @@ def _finite(value: SupportsFloat) -> float | None:
 
 
 def _keep_until(path: Path, start_step: int) -> None:
-    """Leaves the lines of earlier steps. The file is replaced at once, or not at all."""
+    """Leaves the lines of steps taken. The file is replaced at once, or not at all."""
     whole = path.with_name(f"{path.name}.tmp")
     with open(whole, "wb") as stream:
         for line, entry in _entries(path):
-            if entry["step"] < start_step:
+            taken = entry["step"] == start_step > 0 and "loss" in entry
+            if entry["step"] < start_step or taken:
                 stream.write(line)
     os.replace(whole, path)
 
@@ -115,7 +117,7 @@ class TensorBoard:
 
     def __init__(self, folder: PathLike, *, start_step: Count = 0):
         """Writes a new file into `folder`. TensorBoard then shows nothing that older files in it
-        have of `start_step` and later: the run comes by there again. A kill loses what was logged
+        have of steps after `start_step`: the run comes by there again. A kill loses what was logged
         within the last 10 seconds.
 
         Raises `ImportError` with the remedy where tensorboardX is missing.
@@ -126,7 +128,7 @@ class TensorBoard:
             raise ImportError(
                 "Logging to TensorBoard needs tensorboardX: `pip install 'eqx_clip[train]'`."
             ) from error
-        self._writer = SummaryWriter(os.fspath(folder), purge_step=start_step, flush_secs=10)
+        self._writer = SummaryWriter(os.fspath(folder), purge_step=start_step + 1, flush_secs=10)
 
     def log(self, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():

@@ -23,7 +23,7 @@ class Preemption:
             if preemption.should_stop(step):
                 checkpointer.save(step, state)
                 checkpointer.wait()
-                sys.exit(0)
+                sys.exit(75)  # EX_TEMPFAIL: to be started again
     ```
 
     Where `jax.distributed` runs, JAX takes the signal and its service agrees on a step, the next

@@ -23,6 +23,7 @@ from .._types import Count, Real, Remat
 from ..sharding import AXES, Rule, check_batch_size, constrain, rows, sent
 from ._accumulate import value_and_grad_in_parts
 from ._forward import Batch, Features, Forward, row_keys
+from ._objective import check_loss, check_name, check_negatives
 from ._precision import all_finite, choose
 from ._state import TrainState
 
@@ -84,11 +85,10 @@ def make_train_step(
     - `rules`: as given to `init_state`.
 
     Raises `ValueError` at once for arguments out of range, and at the first call for a batch that
-    the mesh and `accumulate` do not divide, one that lacks images or tokens, a state that lacks
-    what is needed, and a `trainable` of another model.
+    the mesh and `accumulate` do not divide, one that lacks images or tokens, one of a single pair
+    for the "clip" loss, a state that lacks what is needed, and a `trainable` of another model.
     """
-    if loss not in ("clip", "siglip"):
-        raise ValueError(f"`loss` must be 'clip' or 'siglip'; got {loss!r}.")
+    check_name(loss)
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ValueError(f"`ema_decay` must be at least 0 and less than 1; got {ema_decay!r}.")
     if not 0 <= patch_dropout < 1:
@@ -112,7 +112,9 @@ def make_train_step(
         donate="all-except-first", compiler_options=options
     )
     def step(batch: Batch, state: TrainState[ModelT]) -> tuple[TrainState[ModelT], Metrics]:
-        _check_state(state, loss, scaled, patch_dropout, ema_decay)
+        _check_state(state, scaled, patch_dropout, ema_decay)
+        check_loss(loss, state.model)
+        check_negatives(loss, len(batch["tokens"]))
         value, grads = gradient(state, batch, keep_in_place)
         params: Any = eqx.filter(state.model, eqx.is_inexact_array)
         with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts
@@ -285,7 +287,7 @@ def _check_parts(size: int, parts: int, mesh: Mesh | None) -> None:
 
 
 def _check_state(
-    state: TrainState, loss: str, scaled: bool, patch_dropout: Real, ema_decay: Real | None
+    state: TrainState, scaled: bool, patch_dropout: Real, ema_decay: Real | None
 ) -> None:
     needs = (
         (scaled, state.loss_scale, "float16 computes", "scale_loss=True"),
@@ -295,11 +297,6 @@ def _check_state(
     for needed, there, what, remedy in needs:
         if needed and there is None:
             raise ValueError(f"{what} with what the state lacks: pass `init_state(..., {remedy})`.")
-    if loss == "siglip" and state.model.logit_bias is None:
-        raise ValueError(
-            "The sigmoid loss needs a model with a bias: "
-            "`create(..., init_logit_bias=-10, init_logit_scale=math.log(10))`."
-        )
 
 
 def _moved(average: ModelT, model: ModelT, decay: Real) -> ModelT:
