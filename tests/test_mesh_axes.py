@@ -21,10 +21,12 @@ each_tower = pytest.mark.parametrize("tower", ["vit", "convnext"])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_programs_are_let_go():
+def programs_are_compiled_quickly_and_let_go():
     """A process holds only so many programs of several devices."""
     jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
 
 
