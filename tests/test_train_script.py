@@ -40,6 +40,10 @@ MODEL = {  # in OpenCLIP's format
     "text_cfg": {"context_length": 12, "width": 16, "layers": 1, "heads": 1, "vocab_size": 49408},
 }
 STEPS, EPOCH, BATCH = 40, 20, 16
+# With AMX, what a run that goes on finds in validation was seen to differ by one unit in the last
+# place of float32 from what a run in peace finds, of the same weights.
+CPU = Path("/proc/cpuinfo")
+HAS_AMX = CPU.exists() and "amx_tile" in CPU.read_text()
 DATA = ("--train-path", "train.csv", "--valid-path", "valid.csv", "--model-name", "model.json")
 RUN = (*DATA, *"--global-batch-size 16 --n-epochs 2 --n-warmup-steps 2 --log-freq 1".split())
 
@@ -150,9 +154,15 @@ def checkpoints(folder: Path) -> list[int]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """To the bit: every loss, what validation found, and the exported weights."""
+    """To the bit: every loss and the exported weights, and, where products of matrices do not
+    depend on what else a process has computed, what validation found."""
     assert len(losses(one)) == STEPS and losses(one) == losses(other)
-    assert validation(one) == validation(other)
+    if HAS_AMX:
+        pairs = zip(validation(one), validation(other), strict=True)
+        for values, others in pairs:
+            assert values == pytest.approx(others, rel=1e-6)
+    else:
+        assert validation(one) == validation(other)
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     for name, array in first.items():
