@@ -45,6 +45,26 @@ TINY_CONVNEXT = {
 }
 
 
+def smallest_configs() -> dict[str, CLIPConfig]:
+    """One for each kind of image tower, to compile in no time, whose sizes four devices divide."""
+    towers = {
+        "vit": eqx_clip.ViTConfig(
+            image_size=16, patch_size=8, width=16, depth=2, num_heads=2, embed_dim=12
+        ),
+        "convnext": eqx_clip.ConvNeXtConfig(
+            image_size=16, depths=(1, 1), widths=(8, 16), embed_dim=12
+        ),
+    }
+    text = eqx_clip.TextConfig(
+        context_length=8, vocab_size=64, width=16, depth=2, num_heads=2, embed_dim=12
+    )
+    preprocess = eqx_clip.Preprocess(image_size=16)
+    return {
+        name: CLIPConfig(image=image, text=text, preprocess=preprocess)
+        for name, image in towers.items()
+    }
+
+
 def random_model(config: CLIPConfig, seed: int = 0) -> eqx_clip.CLIP:
     """A model with noise on every leaf: no zero bias, unit gain or small gamma hides an error.
 

@@ -2,6 +2,7 @@
 
 import _thread
 import gc
+import io
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from helpers import TINY_VIT, tiny
 from PIL import Image, ImageSequence
 
 import eqx_clip
-from eqx_clip import _embed, _layers, _stack, embed_images, embed_texts
+from eqx_clip import _embed, _layers, _stack, embed_images, embed_texts, sharding
 
 
 TEXTS = [
@@ -171,6 +172,28 @@ def test_a_generator_may_close_and_change_what_it_has_given(quick, tmp_path):
     assert_close(embed_images(quick, refilled(), batch_size=2), one_at_a_time(quick, images))
 
 
+def test_open_files_are_images_also_twice_and_where_a_generator_closes_them(quick, tmp_path):
+    arrays, paths = some_images(5), []
+    for i, array in enumerate(arrays):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(array).save(paths[-1])
+
+    def closing():
+        buffer = bytearray()
+        for i, path in enumerate(paths):
+            if i == 2:  # written over, as a reader of a stream does
+                buffer[:] = path.read_bytes()
+                yield buffer
+                continue
+            with open(path, "rb") as file:
+                yield file
+
+    expected = embed_images(quick, arrays)
+    assert_close(embed_images(quick, closing(), batch_size=2), expected)
+    file = io.BytesIO(paths[0].read_bytes())
+    assert_close(embed_images(quick, [file] * 40), expected[[0] * 40])
+
+
 def test_paths_may_be_an_array(quick, tmp_path):
     Image.fromarray(some_images(1)[0]).save(tmp_path / "image.png")
     paths = np.array([str(tmp_path / "image.png")] * 3)
@@ -295,6 +318,66 @@ class FirstIds(IdSums):
         return np.argmax(tokens, axis=-1) + 1
 
 
+# Meshes
+
+MESHES = {
+    "data": (4, 1),
+    "fsdp": (1, 4),
+    "both": (2, 2),
+    "explicit": jax.make_mesh((2, 2), ("rows", "fsdp"), devices=jax.devices()[:4]),
+}
+
+
+@pytest.fixture(params=MESHES)
+def on_mesh(request, model):
+    mesh = MESHES[request.param]
+    if isinstance(mesh, tuple):
+        mesh = sharding.make_mesh(*mesh, devices=jax.devices()[:4])
+    return sharding.place(model, mesh)
+
+
+def test_batches_are_spread_over_the_mesh_that_the_model_lies_on(model, on_mesh, monkeypatch):
+    def flops_of_each_device(encode, model, batch):
+        return encode.lower(model, batch).compile().compiled.cost_analysis()["flops"]
+
+    seen = []
+    for name in ("_encode_images", "_encode_texts"):
+        encode = getattr(_embed, name)
+        monkeypatch.setattr(
+            _embed,
+            name,
+            lambda model, batch, encode=encode: (
+                seen.append((encode, batch)),
+                encode(model, batch),
+            )[1],
+        )
+    embed_images(on_mesh, some_images(8), batch_size=8)
+    embed_texts(on_mesh, TEXTS, batch_size=8)
+    for encode, batch in seen:
+        whole = flops_of_each_device(encode, model, np.asarray(batch))
+        # A quarter, and for the smallest texts what puts sharded weights together.
+        assert 0.24 < flops_of_each_device(encode, on_mesh, batch) / whole < 0.33
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_a_mesh_gives_the_features_of_one_device_whatever_it_divides(model, on_mesh, batch_size):
+    images, texts = some_images(7), TEXTS[:7]
+    options = {"batch_size": batch_size, "progress": False}
+    assert_close(
+        embed_images(on_mesh, images, **options), embed_images(model, images, progress=False)
+    )
+    assert_close(embed_texts(on_mesh, texts, **options), embed_texts(model, texts, progress=False))
+    assert embed_images(on_mesh, []).shape == (0, 24)
+
+
+def test_a_batch_goes_to_the_device_that_the_model_is_on(quick):
+    device = jax.devices()[1]
+    there = jax.device_put(quick, device)
+    with jax.transfer_guard_device_to_device("disallow"):
+        found = embed_images(there, some_images(3))
+    np.testing.assert_allclose(found, embed_images(quick, some_images(3)), atol=1e-6)
+
+
 def test_images_are_compiled_for_once():
     traces = []
     model = quick_model(image=traced(quick_model().image, traces))
@@ -400,6 +483,9 @@ def test_what_on_error_raises_passes_through(quick, kind):
         np.zeros((9, 9, 3), np.uint8),
         jnp.zeros((9, 9), jnp.uint8),
         Path("image.png"),
+        bytearray(b"bytes"),
+        memoryview(b"bytes"),
+        io.BytesIO(b"bytes"),
     ],
 )
 def test_one_image_in_place_of_several_is_refused(quick, one):

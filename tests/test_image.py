@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,35 @@ def test_every_kind_of_input_gives_the_same_pixels(tmp_path):
             rgb = to_rgb(image)
             assert rgb.mode == "RGB" and rgb.size == (30, 20)
             np.testing.assert_array_equal(np.asarray(rgb), PIXELS)
+
+
+def test_buffers_open_files_and_paths_from_home_are_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "image.png"
+    path.write_bytes(PNG)
+
+    class Stream:  # what a web request gives: no way back
+        def __init__(self):
+            self.read = io.BytesIO(PNG).read
+
+    with open(path, "rb") as file, open(path, "rb", buffering=0) as raw:
+        for image in (
+            *(file, raw, io.BytesIO(PNG), Stream(), bytearray(PNG), memoryview(PNG)),
+            *("~/image.png", Path("~/image.png")),
+        ):
+            np.testing.assert_array_equal(np.asarray(to_rgb(image)), PIXELS)
+        np.testing.assert_array_equal(np.asarray(to_rgb(file)), PIXELS)  # from its start again
+        assert not file.closed
+
+
+def test_a_file_of_text_is_refused_with_how_to_open_it(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_text("text")
+    with (
+        open(path) as file,
+        pytest.raises(ValueError, match=r"gives str: open it with `open\(path"),
+    ):
+        to_rgb(file)
 
 
 def test_grey_and_transparent_arrays():

@@ -1,10 +1,15 @@
+import io
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
 from PIL import Image
+from test_embed import quick_model
 
 import eqx_clip
+from eqx_clip import _embed
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,70 @@ def test_bad_arguments_are_named(clip, folder):
         clip(pictures(1), [3])
     with pytest.raises(ValueError, match="Expected several images in a list; got None"):
         clip(None, "a dog")
+
+
+def test_a_model_in_memory_is_taken_as_it_is(clip, folder):
+    model = eqx_clip.load(folder)
+    given = eqx_clip.CLIPInference(model, softmax_temp=3)
+    assert given.model is model
+    found = given(pictures(2), ["a", "b"])
+    expected = eqx_clip.CLIPInference(folder, softmax_temp=3)(pictures(2), ["a", "b"])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for options in ({"pretrained": False}, {"pretrained": "tag"}, {"dtype": "bfloat16"}):
+        with pytest.raises(ValueError, match="A model is taken as it is: leave out `pretrained`"):
+            eqx_clip.CLIPInference(model, **options)
+
+
+def test_open_files_and_buffers_are_images(clip, tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(pictures(1)[0]).save(path)
+    encoded = path.read_bytes()
+    expected = clip(path, ["a", "b"])[0]
+    for form in (io.BytesIO(encoded), bytearray(encoded), memoryview(encoded)):
+        np.testing.assert_array_equal(clip(form, ["a", "b"])[0], expected)
+        np.testing.assert_array_equal(clip([form], ["a", "b"])[0], expected)
+
+
+def test_probabilities_are_those_of_the_formula(clip):
+    images, texts = pictures(5), ["a", "b", "c"]
+    image_features = jnp.asarray(eqx_clip.embed_images(clip.model, images, progress=False))
+    text_features = eqx_clip.embed_texts(clip.model, texts, progress=False)
+    logits = jnp.exp(clip.model.logit_scale) * (image_features @ text_features.T)
+    per_image, per_text = clip(images, texts)
+    assert per_image.dtype == per_text.dtype == jnp.float32
+    assert isinstance(per_image, jax.Array) and isinstance(per_text, jax.Array)
+    np.testing.assert_allclose(per_image, jax.nn.softmax(logits, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(per_text, jax.nn.softmax(logits.T, axis=1), rtol=1e-5)
+
+
+def test_calls_of_any_size_compile_no_more_than_the_sizes_of_the_towers(monkeypatch):
+    compiled, sizes, rng = [], set(), np.random.default_rng(0)
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    def noting(encode):
+        def encode_and_note(model, batch):
+            sizes.add(batch.shape)
+            return encode(model, batch)
+
+        return encode_and_note
+
+    for name in ("_encode_images", "_encode_texts"):
+        monkeypatch.setattr(_embed, name, noting(getattr(_embed, name)))
+    clips = [eqx_clip.CLIPInference(quick_model(), softmax_temp=t) for t in ("learned", 9, None)]
+    images = pictures(70)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for i in range(200):
+            chosen = [images[j] for j in rng.integers(0, 70, rng.integers(1, 70))]
+            names = [f"{j}" for j in range(rng.integers(1, 70))]
+            clips[i % 3](chosen[: 1 + i // 3], names)
+            eqx_clip.zero_shot_classifier(
+                clips[0].model, names, ["{}", "a {}", "the {}"][: 1 + i % 3]
+            )
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert 2 <= len(compiled) <= len(sizes) < 20

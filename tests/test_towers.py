@@ -624,3 +624,36 @@ def test_half_precision_points_the_same_way(config, dtype):
 def test_a_convnext_refuses_images_of_which_nothing_would_be_left(convnext):
     with pytest.raises(ValueError, match="below 8 x 8 pixels; got a side of 7"):
         convnext(jnp.ones((3, 7, 40)))
+
+
+# What JAX's own transformations are told
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.checkpoint, jax.pmap])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: model.encode_image,
+        lambda model: model.encode_text,
+        lambda model: model.logits,
+        lambda model: model.image,
+        lambda model: model.text.features,
+        lambda model: model.image.stack,
+    ],
+)
+def test_what_jax_cannot_hash_is_told_what_takes_it(model, image, transform, function):
+    with pytest.raises(
+        TypeError, match=r"`eqx\.filter_jit\(model\.encode_image\)`.*filter_checkpoint"
+    ):
+        transform(function(model))(image)
+
+
+def test_equinoxs_transformations_take_methods(model, image):
+    expected = model.encode_image(image)
+    for transform in (eqx.filter_jit, eqx.filter_checkpoint):
+        np.testing.assert_allclose(transform(model.encode_image)(image), expected, atol=1e-6)
+
+
+def test_a_model_without_its_arrays_is_hashed(model):
+    _, static = eqx.partition(model, eqx.is_array)
+    assert hash(static) == hash(eqx.partition(model, eqx.is_array)[1])

@@ -181,8 +181,9 @@ class CLIP(Module):
 
 def _rows_by_columns(images: Array, texts: Array) -> P:
     """Logits lie as their images do, and as their texts do where no image's axis is the same."""
-    rows, columns = (jax.typeof(x).sharding.spec[:-1] for x in (images, texts))
-    return P(*rows, *columns) if set(rows).isdisjoint(columns) else P(*rows)
+    rows, columns = (P(*jax.typeof(x).sharding.spec[:-1]) for x in (images, texts))
+    names = (set(jax.tree.leaves(tuple(spec))) for spec in (rows, columns))
+    return P(*rows, *columns) if set.isdisjoint(*names) else rows
 
 
 @functools.partial(automatic, out_spec=_rows_by_columns)

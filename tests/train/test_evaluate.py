@@ -19,6 +19,7 @@ from PIL import Image
 import eqx_clip
 from eqx_clip import train
 from eqx_clip.data import batches, open_classes
+from eqx_clip.train._evaluate import _sigmoid_loss
 from eqx_clip.train._retrieval import _ranks
 
 
@@ -116,6 +117,9 @@ def test_the_sigmoid_loss_is_that_of_training(model):
     for size in (1, 3, 100):
         assert loss(biased, chunk_size=size) == loss(biased, loss="siglip") == expected
     assert loss(biased, loss="clip") == loss(model) != expected
+    features, level = unit_features(5), np.array(-3, np.float32)
+    with jax.transfer_guard("disallow"), jax.numpy_dtype_promotion("strict"):
+        assert _sigmoid_loss(tuple(features), 10.0, level, 2) > 0
     with pytest.raises(ValueError, match="needs a model with a bias"):
         loss(model, loss="siglip")
     with pytest.raises(ValueError, match="one pair is always 0"):

@@ -176,9 +176,10 @@ def _softmax_loss(features: Pair, scale: float, chunk_size: Count) -> float:
     return float(np.mean(by_image) + np.mean(by_text)) / 2
 
 
-def _sigmoid_loss(features: Pair, scale: float, bias: np.ndarray, chunk_size: Count) -> float:
+def _sigmoid_loss(features: Pair, scale: float, bias: AnyArray, chunk_size: Count) -> float:
     """`siglip_loss` in chunks."""
     images, texts = features
+    bias = jax.device_put(bias)
 
     def of_rows(queries: Array, keys: Array, targets: AnyArray) -> Array:
         return _pairwise_nll(queries, keys, targets, bias)
