@@ -30,6 +30,8 @@ from typing import Any
 
 import common
 import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
 from PIL import Image
 from tqdm import tqdm
 
@@ -38,6 +40,7 @@ SMALL = ((640, 480),)
 LARGE = ((1600, 1200), (2048, 1536))
 DISTINCT = 64  # pictures of which a data set is made
 SHARDS = 4
+FILES = 50  # of Parquet, that hold the rows of the CSV
 AHEAD = 4  # batches that the workers of either side prepare ahead
 
 
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048, help="an epoch (%(default)s)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the CSV that is opened")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the tables that are opened")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of TFRecord to open")
     parser.add_argument("--feed", nargs=3, help=argparse.SUPPRESS)  # side, path, draft: one run
     arguments = parser.parse_args()
@@ -64,7 +67,7 @@ def main() -> None:
             "Where the time goes, ms an image", [*shares("small"), *shares("large")], None
         )
         common.report(
-            "Opening", [csv_row(folder, arguments), *tfrecord_rows(folder, arguments)], None
+            "Opening", [*table_rows(folder, arguments), *tfrecord_rows(folder, arguments)], None
         )
         common.report("Order", [order_row()], None)
         common.report("Memory, MB", [memory_row(folder, arguments)], None)
@@ -248,19 +251,31 @@ def opened(path: str) -> tuple[float, float, float, float, int]:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def csv_row(folder: str, arguments: Any) -> common.Row:
-    path = Path(folder, "million.csv")
+def table_rows(folder: str, arguments: Any) -> list[common.Row]:
+    """The same rows in one CSV, and in so many Parquet files as people have them."""
+    path, files = Path(folder, "million.csv"), Path(folder, "million")
     with open(path, "w") as stream:
         stream.write("filepath,title,width\n")
         for i in range(arguments.rows):
             caption = f'"a caption, of about ten words, number {i} of a red house"'
             stream.write(f"images/{i // 1000:05}/{i:09}.jpg,{caption},640\n")
-    _, cpu, peak, worker, count = opened(str(path))
-    again = opened(str(path))[1]
-    return {
-        **{"what": "CSV", "examples": count, "CPU s": cpu, "aim, s": 3, "MB": peak, "aim, MB": 250},
-        **{"cached, CPU s": again, "of a worker's own, MB": worker},
-    }
+    files.mkdir()
+    rows = pyarrow.csv.read_csv(path)
+    for k, start in enumerate(range(0, len(rows), max(1, len(rows) // FILES))):
+        part = rows.slice(start, max(1, len(rows) // FILES))
+        pyarrow.parquet.write_table(part, files / f"train-{k:05}.parquet")
+    found = []
+    for what, where, aim in (("CSV", path, 3.0), (f"Parquet, {FILES} files", files, 3.8)):
+        _, cpu, peak, worker, count = opened(str(where))
+        assert count == arguments.rows
+        found.append(
+            {
+                **{"what": what, "examples": count, "CPU s": cpu, "aim, s": aim, "MB": peak},
+                **{"aim, MB": 250, "cached, CPU s": opened(str(where))[1]},
+                "of a worker's own, MB": worker,
+            }
+        )
+    return found
 
 
 def tfrecord_rows(folder: str, arguments: Any) -> list[common.Row]:

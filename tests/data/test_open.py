@@ -1,5 +1,7 @@
 """`open_source`: which kind of data set a path is, several at once, a part of one."""
 
+import pickle
+
 import pytest
 from shards import record, samples, tar, tfrecord
 
@@ -58,7 +60,7 @@ def test_what_is_no_data_set_is_told_with_what_was_looked_for_and_found(folder, 
         (pictures / "a" / name).write_bytes(b"image")
     for path, message in (
         (tmp_path_factory.mktemp("nothing"), r"no kind of data set.*\.csv.*found nothing"),
-        (pictures, r"no kind of .*\(\.txt\); found 'a/0\.jpg', 'a/1\.jpg', 2 images.*open_classes"),
+        (pictures, r"no kind of .*found 'a/', in all 2 '\.jpg'\. None of the 2 .*open_classes"),
         (folder / "0.jpg", r"no kind of data set.*found '0\.jpg'\."),
         (folder / "tars", r"more than one kind of data set.*'00000\.tar', '00000\.tfrecord'"),
         (f"{folder}/table.csv::", "The path is empty"),
@@ -69,11 +71,26 @@ def test_what_is_no_data_set_is_told_with_what_was_looked_for_and_found(folder, 
         open_source(folder / "nowhere")
 
 
-def test_a_list_of_paths_is_a_mixture_in_its_order(folder):
+def test_a_list_of_one_kind_is_one_source_in_its_order(folder, index_folder):
+    (folder / "more.csv").write_text("filepath,title\n2.jpg,more\n")
+    source = open_source([folder / "table.csv", f"{folder}/more.csv"])
+    assert not isinstance(source, Mixture) and len(list(index_folder.iterdir())) == 1
+    assert [x["text"] for x in source] == ["text 0", "text 1", "text 2", "more"]
+    assert list(pickle.loads(pickle.dumps(source))) == list(source)
+    assert source.where(3) == f"{folder}/more.csv, row 1: {folder}/2.jpg"
+    assert len(open_source([folder / "table.csv", folder / "more.csv"], n_samples=4)) == 4
+    assert len(open_source([folder / "tars", folder / "tars" / "00000.tar"])) == 6
+    assert len(open_source([folder / "table.csv"])) == 3
+    (folder / "other.csv").write_text("filepath,words\n2.jpg,more\n")
+    with pytest.raises(ValueError, match=r"other\.csv has no column 'title'.*'words'"):
+        open_source([folder / "table.csv", folder / "other.csv"])
+
+
+def test_a_list_of_several_kinds_or_with_factors_is_a_mixture(folder):
     source = open_source([folder / "tars", f"{folder}/table.csv"])
     assert isinstance(source, Mixture)
     assert [x["text"] for x in source] == ["text 0", "text 1", "text 2"] * 2
-    assert len(open_source([folder / "table.csv"])) == 3
+    assert open_source([folder / "table.csv"] * 2, factors=[1, 2]).factors == (1.0, 2.0)
     with pytest.raises(ValueError, match="list of paths is empty"):
         open_source([])
 

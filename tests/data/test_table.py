@@ -180,7 +180,8 @@ MANY = "".join(f"{i}.jpg,caption {i}\n" for i in range(9000))
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("t.csv", "url,alt\na,b\n", r"'url', 'alt', none may be the image: pass `image_key=`"),
+        ("t.csv", "url,alt\na,b\n", r"'url', 'alt', none may be .*`image_key=`.*by img2dataset"),
+        ("t.tsv", "a bus station\thttp://a/b.jpg\n", r"on the web, 'http://a/b\.jpg'.*img2dataset"),
         ("t.csv", "filepath,alt\na,b\n", r"none may be the text: pass `text_key=`"),
         ("t.csv", "filepath,title,caption\na,b,c\n", r"several may be the text"),
         ("t.csv", "filepath,title,title\na,b,c\n", r"several columns 'title'.*Rename"),
@@ -208,6 +209,11 @@ MANY = "".join(f"{i}.jpg,caption {i}\n" for i in range(9000))
         ("t.jsonl", as_json([{"image": ["a"], "text": "b"}]), r"'image' must hold text.* list"),
         ("t.jsonl", as_json(ROWS) + b'\n{"filepath": "a", "ti', r"cannot be read as a table"),
         ("t.jsonl", as_json(ROWS * 20) + b'\n{"title": "a', r"Line 261 is no JSON"),
+        (
+            "t.jsonl",
+            b'{"image": "0.jpg", "text": ""}\n{"image" 1}\n',
+            r"^(?!.*line 1).*Line 2 is no",
+        ),
         ("t.jsonl", as_json([ROWS]), r"Expected one JSON object a line"),
         (
             "t.jsonl",
@@ -388,6 +394,59 @@ def test_another_file_in_the_folder_makes_other_data(tmp_path):
         pickle.loads(pickled)
 
 
+def test_the_same_files_are_indexed_once(tmp_path, index_folder):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for k in range(3):
+        written(folder, f"{k}.csv", as_csv(ROWS))
+    for _ in range(2):
+        open_source(folder)
+    assert len(list(index_folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+        ("train.csv", "valid.csv"),
+        ("captions_train.jsonl", "captions_val.jsonl"),
+    ],
+)
+def test_files_of_several_splits_are_never_one_table(tmp_path, names):
+    write = {"csv": as_csv, "jsonl": as_json, "parquet": as_parquet}[names[0].split(".")[-1]]
+    for name in names:
+        written(tmp_path, name, write(ROWS))
+    with pytest.raises(ValueError, match=rf"several splits, .*{names[1]}.*pattern, such as"):
+        open_source(tmp_path)
+    assert len(open_source(f"{tmp_path}/*train*")) == len(ROWS)
+    assert len(open_source([tmp_path / name for name in names])) == 2 * len(ROWS)
+
+
+def test_tables_of_several_formats_in_a_folder_are_a_choice(tmp_path):
+    written(tmp_path, "t.csv", as_csv(ROWS))
+    written(tmp_path, "t.parquet", as_parquet(ROWS))
+    with pytest.raises(ValueError, match=r"several formats, 't\.csv', 't\.parquet'"):
+        open_source(tmp_path)
+    assert len(open_source(f"{tmp_path}/*.csv")) == len(ROWS)
+
+
+def test_a_table_beside_a_folder_of_its_name_is_read(tmp_path):
+    (tmp_path / "train").mkdir()
+    written(tmp_path, "train/0.jpg", "below")
+    written(tmp_path, "train.csv", "filepath,title\ntrain/0.jpg,a\n")
+    assert list(open_source(tmp_path)) == [{"image": b"below", "text": "a"}]
+
+
+def test_files_far_away_are_one_table_in_sorted_order():
+    files, root = fsspec.filesystem("memory"), f"memory://{uuid.uuid4()}"
+    for k in (2, 0, 1):
+        files.pipe(f"{root}/train-{k}.csv", f"filepath,title\n{k}.jpg,{k}\n".encode())
+        files.pipe(f"{root}/{k}.jpg", f"image {k}".encode())
+    for path in (root, f"{root}/train-*.csv"):
+        expected = [{"image": f"image {k}".encode(), "text": str(k)} for k in range(3)]
+        assert list(open_source(path)) == expected
+
+
 # --- Separators, roots, spellings ------------------------------------------------------------
 
 
@@ -406,8 +465,10 @@ def test_the_columns_asked_for_decide_the_separator(tmp_path):
 
 
 def test_a_text_file_that_is_no_table_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="none may be the image"):
+    with pytest.raises(ValueError, match=r"one column, 'dear diary': expected a first line that"):
         open_source(written(tmp_path, "notes.txt", "dear diary\nall is well\n"))
+    with pytest.raises(ValueError, match="none may be the image"):
+        open_source(written(tmp_path, "notes.txt", "Dear diary, all is well\nand so on, too\n"))
 
 
 def test_a_root_says_where_paths_start(tmp_path):
@@ -421,14 +482,47 @@ def test_a_root_says_where_paths_start(tmp_path):
         assert source[3]["image"] == image(ROWS[3])
 
 
-def test_images_that_are_elsewhere_name_the_root(tmp_path, monkeypatch, caplog):
-    (tmp_path / "lists").mkdir()
-    path = written(tmp_path, "lists/t.csv", as_csv(ROWS))
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("place", ["working directory", "folder beside", "folder above"])
+def test_images_that_are_elsewhere_name_the_root(tmp_path, monkeypatch, caplog, place):
+    lists, root = tmp_path / "a" / "lists", tmp_path
+    lists.mkdir(parents=True)
+    if place == "working directory":
+        root = tmp_path / "elsewhere"
+    elif place == "folder beside":
+        root = lists / "Images"
+    root.mkdir(exist_ok=True)
+    monkeypatch.chdir(root if place == "working directory" else "/")
+    for i in range(3):
+        written(root, f"only {i}.jpg", "image")
+    path = written(
+        lists, "t.csv", "filepath,title\n" + "".join(f"only {i}.jpg,\n" for i in range(3))
+    )
     source = open_source(path)
-    assert "None of the first images is there" in caplog.text and "`image_root=`" in caplog.text
-    with pytest.raises(FileNotFoundError, match=rf"lists/3\.jpg.*working directory, '{tmp_path}'"):
-        source[3]
+    assert f"From {str(root)!r} they would be there" in caplog.text
+    assert "`image_root=`" in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"lists/only 2\.jpg.*`image_root=`"):
+        source[2]
+    caplog.clear()
+    assert open_source(path, image_root=root)[2]["image"] == b"image" and not caplog.text
+
+
+def test_images_are_looked_for_beyond_the_first_rows(tmp_path, caplog):
+    rows = "".join(f"gone {i}.jpg,\n" for i in range(990)) + "0.jpg,\n" * 990
+    open_source(written(tmp_path, "t.csv", "filepath,title\n" + rows))
+    assert not caplog.text
+
+
+def test_a_root_that_is_not_there_is_told(tmp_path):
+    path = written(tmp_path, "t.csv", as_csv(ROWS))
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere', the `image_root`"):
+        open_source(path, image_root=tmp_path / "nowhere")
+
+
+def test_spaces_behind_separators_are_none_of_the_values(tmp_path):
+    rows = 'image| number| caption\n0.jpg| 0| a dog .\n1.jpg| 1| "a | b"\n'  # as Flickr30k's
+    source = open_source(written(tmp_path, "results.csv", rows))
+    assert [x["text"] for x in source] == ["a dog .", "a | b"]
+    assert source[0]["image"] == image(ROWS[0])
 
 
 def test_backslashes_are_read_as_slashes_where_only_that_is_there(tmp_path, caplog):

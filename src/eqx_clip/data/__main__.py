@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Looks a data set over: sizes, captions, what cannot be read, images/s.",
     )
     parser.add_argument(
-        "path", help="a table, a folder of TFRecord or tar files, or what TFDS prepared"
+        "path", help="a table, a folder of tables, shards or images, or what TFDS prepared"
     )
     parser.add_argument("--image-key", metavar="NAME", help="the column or feature of the images")
     parser.add_argument("--text-key", metavar="NAME", help="that of the captions")

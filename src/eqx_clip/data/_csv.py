@@ -27,8 +27,15 @@ def _rows(file: File, wanted: Sequence[str | None]) -> Iterator[tuple[list[str],
     ):
         first = lines.readline()
         separator = "\t" if ending(file.name) == "tsv" else _separator(first, wanted)
-        reader = csv.reader(itertools.chain([first], lines), delimiter=separator, strict=True)
+        dialect = {"delimiter": separator, "skipinitialspace": _is_spaced(first, separator)}
+        reader = csv.reader(itertools.chain([first], lines), strict=True, **dialect)
         yield next(reader, []), reader
+
+
+def _is_spaced(header: str, separator: str) -> bool:
+    """Whether a space follows each separator, as in the captions of Flickr30k."""
+    _, *names = next(csv.reader([header], delimiter=separator), []) or [""]
+    return bool(names) and all(name.startswith(" ") for name in names)
 
 
 def _separator(header: str, wanted: Sequence[str | None]) -> str:
@@ -37,7 +44,7 @@ def _separator(header: str, wanted: Sequence[str | None]) -> str:
 
     def found(separator: str) -> tuple[int, int]:
         names = next(csv.reader([header], delimiter=separator), [])
-        return sum(name in wanted for name in names), len(names)
+        return sum(name.strip() in wanted for name in names), len(names)
 
     return max(_SEPARATORS, key=found)
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import fsspec
 from braceexpand import braceexpand
@@ -62,19 +63,69 @@ def folders_in(folder: str) -> list[str]:
     return [name for name, info in _entries(folder).items() if info["type"] == "directory"]
 
 
-def walk(folder: str) -> list[str]:
-    """The paths of all files below a folder, relative to it, sorted; hidden ones are left out."""
-    if "://" not in folder:
-        paths = (
-            os.path.join(root, name).removeprefix(folder.rstrip("/") + "/")
-            for root, folders, names in os.walk(folder, followlinks=True)
-            for name in names
-            if not folders.sort()
-        )
-    else:
-        filesystem, path = _located(folder)
-        paths = (name.removeprefix(path.rstrip("/") + "/") for name in filesystem.find(path))
-    return sorted(path for path in paths if not re.search(r"(^|/)\.", path))
+class Entry(NamedTuple):
+    """What a folder holds under a name; `facts()` changes with a file's content, size or time."""
+
+    name: str
+    is_folder: bool
+    facts: Callable[[], Any]
+
+
+def entries(folder: str) -> list[Entry]:
+    """What a folder holds but hidden files, in no order; a file is looked at by `facts()` alone."""
+    if "://" in folder:
+        infos = _entries(folder).items()
+        found = [
+            Entry(name, info["type"] == "directory", functools.partial(_facts, info))
+            for name, info in infos
+        ]
+    else:  # a tenth of fsspec's time, which counts for millions of files
+        with os.scandir(folder) as listing:
+            found = [
+                Entry(one.name, one.is_dir(), functools.partial(_facts_here, one))
+                for one in listing
+            ]
+    return [entry for entry in found if not entry.name.startswith(".")]
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[Entry]]]:
+    """Each folder, as a path from the first one, "" or "below/", and its files but hidden ones."""
+    yield from _walk(folder, "", frozenset())
+
+
+def _walk(root: str, folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[Entry]]]:
+    url = joined(root, folder).rstrip("/")
+    place = url if "://" in url else os.path.realpath(url)
+    if place in above:  # a link that leads back up
+        return
+    found = sorted(entries(url))
+    yield folder, [entry for entry in found if not entry.is_folder]
+    for entry in found:
+        if entry.is_folder:
+            yield from _walk(root, f"{folder}{entry.name}/", above | {place})
+
+
+def _facts_here(entry: os.DirEntry) -> tuple[int, int]:
+    stat = entry.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def sizes_here(urls: Sequence[str | None]) -> list[int | None]:
+    """The bytes of each file; None for those far away, and for what is not there."""
+    parts = [urls[start : start + 256] for start in range(0, len(urls), 256)]
+    with ThreadPoolExecutor() as pool:
+        return [size for sizes in pool.map(_sizes_here, parts) for size in sizes]
+
+
+def _sizes_here(urls: Sequence[str | None]) -> list[int | None]:
+    return [_size_here(url) for url in urls]
+
+
+def _size_here(url: str | None) -> int | None:
+    try:
+        return None if url is None or "://" in url else os.stat(url).st_size
+    except (OSError, ValueError):  # which whoever reads it is told
+        return None
 
 
 def contents(folder: str) -> str:
@@ -203,8 +254,11 @@ def _located(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _file(url: str, info: dict[str, Any]) -> File:
-    facts = {name: _plain(value) for name, value in info.items() if name in _MARKS}
-    return File(url, info["size"], digest(sorted(facts.items())))
+    return File(url, info["size"], digest(_facts(info)))
+
+
+def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
+    return sorted((name, _plain(value)) for name, value in info.items() if name in _MARKS)
 
 
 def _plain(value: Any) -> str:

@@ -39,7 +39,10 @@ def _rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(data)
-            except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
+            except json.JSONDecodeError as error:  # whose own message counts lines from here
+                words = f"Line {line} is no JSON in UTF-8: {error.msg} at column {error.colno}."
+                raise pa.ArrowInvalid(words) from error
+            except (ValueError, RecursionError) as error:  # not UTF-8, nested too deep
                 raise pa.ArrowInvalid(f"Line {line} is no JSON in UTF-8: {error}") from error
             if not isinstance(row, dict):
                 raise pa.ArrowInvalid(

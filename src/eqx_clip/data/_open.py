@@ -1,5 +1,6 @@
 """One function that opens whatever a path is."""
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -22,10 +23,12 @@ from ._files import (
     look_at,
     matches,
     normalized,
+    walk,
 )
-from ._folder import FolderSource
+from ._folder import EXPECTED, METADATA, FolderSource, is_image, texts_beside_images
 from ._parquet import opened_parquet
 from ._parquet_images import ParquetImageSource, image_columns
+from ._shards import ShardedSource
 from ._source import AbstractSource, FileSource, Mixture, Subset
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
@@ -53,8 +56,9 @@ def open_source(
       columns), a folder of TFRecord files, of WebDataset's tar files or of tables, one such file, a
       pattern such as `{00000..00041}.tar` or `train-*.parquet`, a folder of images beside their
       texts (`0001.jpg`, `0001.txt`) or with a `metadata.csv` or `.jsonl`, or a folder that TFDS
-      prepared; here or, by fsspec, anywhere (`gs://`, `s3://`, `hf://`). Several, as a list or with
-      `::` between them, make a `Mixture`.
+      prepared; here or, by fsspec, anywhere (`gs://`, `s3://`, `hf://`). Several with `::` between
+      them make a `Mixture`. A list of tables, or of shards of one kind, is one source in its order;
+      of other kinds, of several, or with `factors`, it is a `Mixture`, too.
     - `image_key`, `text_key`: the columns, features or extensions that hold them; where they are
       not given, the usual names are looked for, and the log says which were taken. A field of an
       object is `column:field`, in a tar file `json:caption`.
@@ -67,8 +71,12 @@ def open_source(
     Raises `ValueError` for data that is damaged or lacks a key, and `FileNotFoundError` where
     nothing is, each saying what was looked for and found.
     """
-    parts = [path] if isinstance(path, str | os.PathLike) else list(path)
-    parts = [one for part in parts for one in os.fspath(part).split("::")]
+    if isinstance(path, str | os.PathLike):
+        parts = os.fspath(path).split("::")
+    else:
+        parts = [os.fspath(part) for part in path]
+        if factors is None and _are_alike(parts):
+            parts = ["::".join(parts)]
     if not parts:
         raise ValueError("The list of paths is empty: expected tables or folders.")
     sources = [_opened(part, image_key, text_key, image_root, split) for part in parts]
@@ -107,11 +115,20 @@ def _opened(
     return sliced(kind(where, image_key, text_key), split)
 
 
+def _are_alike(paths: list[str]) -> bool:
+    """Whether several paths are of one kind that reads many files as one."""
+    kinds = {_kind(path)[0] for path in paths}
+    return len(kinds) == 1 and all(kind and issubclass(kind, ShardedSource) for kind in kinds)
+
+
 def _kind(path: str) -> tuple[type[FileSource] | None, str]:
     """The kind of source that a path is, by the names of its files, and what to open as that.
 
-    None is what TFDS prepared.
+    None is what TFDS prepared. Paths of one kind may be joined by `::`.
     """
+    if "::" in path:
+        kinds, urls = zip(*map(_kind, path.split("::")), strict=True)
+        return kinds[0], "::".join(urls)
     url = normalized(path)
     if is_pattern(url):
         names = [file.name for file in matches(url)]
@@ -132,26 +149,68 @@ def _kind(path: str) -> tuple[type[FileSource] | None, str]:
         return TableSource, url
     found = contents(url) if is_folder(url) else listed(names)
     raise ValueError(
-        f"{path} is {'more than one' if shards else 'no'} kind of data set: expected {_EXPECTED}; "
+        f"{path} is {'more than one' if shards else 'no'} kind of data set: expected {EXPECTED}; "
         f"found {found}."
     )
 
 
 def _kind_of_folder(url: str, names: list[str]) -> tuple[type[FileSource], str]:
     """What a folder without shards is: with metadata, of tables, or of images beside texts."""
-    metadata = [name for name in names if _METADATA.fullmatch(name)]
-    if len(metadata) > 1:
-        raise ValueError(f"{url} has {listed(metadata)}: name the one to read by its path.")
-    if metadata:
-        return TableSource, joined(url, metadata[0])
-    tables = {name.split(".")[0] for name in names if TableSource.file_name.fullmatch(name)}
-    if tables and not tables & set(folders_in(url)):  # img2dataset's, each beside its folder
-        return TableSource, url
-    return FolderSource, url
+    tables = [name for name in names if TableSource.file_name.fullmatch(name)]
+    if tables:  # without those that img2dataset writes, each beside its folder of images
+        folders = {name for name in folders_in(url) if name.isdigit()}
+        tables = [name for name in tables if name.split(".")[0] not in folders]
+    if metadata := [name for name in tables if METADATA.fullmatch(name)]:
+        tables = metadata
+    if not tables:
+        pattern = _metadata_below(url)
+        return (FolderSource, url) if pattern is None else (TableSource, pattern)
+    if texts := texts_beside_images(names):
+        raise ValueError(
+            f"{url} is more than one kind of data set, tables, {listed(tables)}, and images beside "
+            f"texts, {listed(texts)}: open a table by its own path, or take it out of the folder."
+        )
+    formats = sorted({ending(name) for name in tables})
+    if len(formats) > 1:
+        raise ValueError(
+            f"{url} holds tables of several formats, {listed(tables)}, which may be the same rows: "
+            "name the one to read by its path, or those of one format by a pattern."
+        )
+    _check_splits(url, tables)
+    return TableSource, joined(url, metadata[0]) if metadata else url
+
+
+def _metadata_below(url: str) -> str | None:
+    """A pattern of the metadata in the folders of a folder, if the first that has files has it."""
+    for _, files in walk(url):
+        names = [file.name for file in files]
+        found = [name for name in names if METADATA.fullmatch(name)]
+        if len(found) == 1:
+            pattern = f"{glob.escape(url)}/**/{found[0]}"
+            _check_splits(url, [file.url.removeprefix(f"{url}/") for file in matches(pattern)])
+            return pattern
+        if found or any(map(is_image, names)):
+            return None
+    return None
+
+
+def _check_splits(url: str, paths: list[str]) -> None:
+    """Raises `ValueError` for files of which some are for training and others for evaluation."""
+    splits = {}
+    for path in paths:
+        for word in re.findall("[a-z]+", path.lower()):
+            if word in _SPLITS:
+                splits.setdefault(_SPLITS[word], path)
+    if len(splits) > 1:
+        raise ValueError(
+            f"{url} holds several splits, {listed(list(splits.values()))}: name those of one by a "
+            f"pattern, such as {joined(url, '*train*')}, or by their folder; a list takes all."
+        )
 
 
 def _holds_images(url: str, image_key: str | None) -> bool:
     """Whether the first file of a table is Parquet with the images inside."""
+    url = url.split("::")[0]
     if is_pattern(url):
         file = matches(url)[0]
     elif is_folder(url):
@@ -172,8 +231,9 @@ def _any(kind: Any, names: list[str]) -> bool:
     return any(kind.file_name.fullmatch(name) for name in names)
 
 
-_METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)")
-_EXPECTED = (
-    "a table (.csv, .tsv, .jsonl, .parquet) or a folder of tables, TFRecord files (.tfrecord), "
-    "WebDataset shards (.tar), a folder of images beside their texts, or one prepared by TFDS"
-)
+# Words in the names of files that say what they are for.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}

@@ -16,7 +16,7 @@ from ._source import FileSource
 
 
 class ShardedSource(FileSource):
-    """A folder of shards, one shard, or a pattern such as `{00000..00041}.tar`.
+    """A folder of shards, one shard, or a pattern such as `{00000..00041}.tar`; several with `::`.
 
     The index of where the examples lie is made in one pass over the shards and kept outside the
     data (`EQX_CLIP_CACHE`), by the shards' names, sizes and times.
@@ -57,15 +57,17 @@ class ShardedSource(FileSource):
         return self._files[shard], *rest
 
     def _find_files(self) -> list[File]:
-        if is_pattern(self.path):
-            return matches(self.path)
-        if not is_folder(self.path):
-            return [look_at(self.path)]
-        files = [file for file in files_in(self.path) if self.file_name.fullmatch(file.name)]
+        return [file for path in self.path.split("::") for file in self._files_of(path)]
+
+    def _files_of(self, path: str) -> list[File]:
+        if is_pattern(path):
+            return matches(path)
+        if not is_folder(path):
+            return [look_at(path)]
+        files = [file for file in files_in(path) if self.file_name.fullmatch(file.name)]
         if not files:
             raise ValueError(
-                f"The folder {self.path} holds no {self.file_kind}: what it holds is "
-                f"{contents(self.path)}."
+                f"The folder {path} holds no {self.file_kind}: what it holds is {contents(path)}."
             )
         return files
 

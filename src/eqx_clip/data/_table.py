@@ -6,7 +6,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,14 +17,24 @@ from tqdm import tqdm
 from .._types import PathLike
 from . import _csv, _jsonl, _parquet
 from ._fields import text_of
-from ._files import File, ending, joined, normalized, parent, read
+from ._files import (
+    File,
+    ending,
+    is_folder,
+    joined,
+    normalized,
+    parent,
+    read,
+    sizes_here,
+)
 from ._index import logger
+from ._paths import address_column, download_first, is_on_the_web, missing, root_of, with_slashes
 from ._shards import ShardedSource
 from ._source import Example
 
 
 _HASHED = 8192  # rows at a time
-_LOOKED_AT = 16  # images that are looked for when a table is opened
+_LOOKED_AT = 32  # images that are looked for when a table is opened
 _FORMATS = {"csv": _csv, "tsv": _csv, "txt": _csv, "jsonl": _jsonl, "parquet": _parquet}
 _TEXTS = pa.list_(pa.string())
 
@@ -67,6 +77,8 @@ class TableSource(ShardedSource):
         counts = np.bincount(self._shards.to_numpy(), minlength=len(self._files))
         self._first_rows = np.concatenate([[0], np.cumsum(counts)])
         self._slashes = False
+        if self.image_root is not None and not is_folder(self.image_root):
+            raise FileNotFoundError(f"There is no folder {self.image_root!r}, the `image_root`.")
         self._look_for_images()
         return mark
 
@@ -90,7 +102,22 @@ class TableSource(ShardedSource):
         if twice:
             several = ", ".join(map(repr, twice))
             raise ValueError(f"{file.url} names several columns {several}. Rename all but one.")
-        self._find_keys(names)
+        if any(map(is_on_the_web, names)):  # no header
+            raise ValueError(download_first(file.url, names[-1]))
+        if len(names) == 1 and ending(file.name) not in ("jsonl", "parquet"):
+            raise ValueError(
+                f"{file.url} has one column, {names[0]!r:.80}: expected a first line that names "
+                "one of images and one of texts, between them a comma, a tab, `;` or `|`."
+            )
+        try:
+            self._find_keys(names)
+        except ValueError as error:
+            if self.image_key is None and (column := address_column(names)):
+                hint = (
+                    f"If {column!r} are addresses on the web, download the images, by img2dataset."
+                )
+                raise ValueError(f"{error} {hint}") from error
+            raise
 
     def _kept(self) -> list[str]:
         return [str(self.image_key), str(self.text_key)]
@@ -99,49 +126,63 @@ class TableSource(ShardedSource):
         raise NotImplementedError("Tables are indexed by parts of a file.")
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        rows, keys = 0, self._kept()
-        for shard, file in enumerate(tqdm(self._files, unit="file", desc="Indexing", delay=1)):
-            with _explained(file):
-                for batch in _FORMATS[ending(file.name)].batches(file, keys):
-                    image, text = (batch.column(key) for key in keys)
-                    shards = pa.array(np.full(len(batch), shard, np.int32))
-                    columns = [shards, _strings(keys[0], image), text_lists(keys[1], text)]
-                    yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
-                    rows += len(batch)
+        """The rows of all files, by threads where several files are far away."""
+        rows, remote = 0, len(self._files) > 1 and "://" in self.path
+        bar = tqdm(total=len(self._files), unit="file", desc="Indexing", delay=1)
+        with bar, ThreadPoolExecutor(32 if remote else 1) as pool:
+            shards = range(len(self._files))
+            parts = pool.map(lambda k: list(self._rows(k)), shards) if remote else None
+            try:
+                for part in parts or map(self._rows, shards):
+                    for batch in part:
+                        yield batch
+                        rows += len(batch)
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
         if not rows:  # said here, an index of nothing is not kept
             raise ValueError(f"{self.path} has no rows below its header.")
 
-    def _look_for_images(self) -> None:
-        """Says what to do where the first images are not there, and refuses those of the web."""
-        paths = [path for path in self._images[:_LOOKED_AT].to_pylist() if path]
-        if paths and re.match("https?://", paths[0], re.IGNORECASE):
-            raise ValueError(
-                f"The images of {self.path} are on the web, {paths[0]!r}: download them first, for "
-                "instance by img2dataset, and open what it writes."
-            )
-        folder = self._folder(0)
-        if not paths or "://" in folder or any(_is_there(folder, path) for path in paths):
-            return
-        self._slashes = any(_is_there(folder, _with_slashes(path)) for path in paths)
-        if self._slashes:
-            logger.warning(
-                "The paths of %s, %r for one, have backslashes: they are read as slashes.",
-                *(self.path, paths[0]),
-            )
-        elif not any("://" in path for path in paths):
-            logger.warning("None of the first images is there: %s", self._hint(folder, paths[0]))
+    def _rows(self, shard: int) -> Iterator[pa.RecordBatch]:
+        file, keys = self._files[shard], self._kept()
+        with _explained(file):
+            for batch in _FORMATS[ending(file.name)].batches(file, keys):
+                image, text = (batch.column(key) for key in keys)
+                shards = pa.array(np.full(len(batch), shard, np.int32))
+                columns = [shards, _strings(keys[0], image), text_lists(keys[1], text)]
+                yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _hint(self, folder: str, path: str) -> str:
-        """Where an image was looked for, and what to do."""
-        root = "another folder"
-        if os.path.exists(path):
-            root = f"the working directory, {os.getcwd()!r}"
-        elif os.path.exists(_with_slashes(path)):
-            root = f"the working directory, {os.getcwd()!r}, written with slashes"
-        return (
-            f"{joined(folder, path)!r}. Relative paths start at {folder!r}; if these start at "
-            f"{root}, name it by `image_root=`."
-        )
+    def _look_for_images(self) -> None:
+        """Says what to do where none of a few images, spread over the rows, is there.
+
+        Those of the web raise `ValueError`. Backslashes in their paths are read as slashes if the
+        images are found so, and only so.
+        """
+        rows = np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).astype(int).tolist()
+        paths = {i: path for i in rows if (path := self._images[i].as_py())}
+        if not paths:
+            return
+        first = next(iter(paths))
+        if all(map(is_on_the_web, paths.values())):
+            raise ValueError(download_first(self.path, paths[first]))
+        slashed = [i for i, path in paths.items() if "\\" in path]
+        if slashed and not self._is_any_there(slashed):
+            self._slashes = True
+            self._slashes = self._is_any_there(slashed)
+        if self._slashes:
+            words = "The paths of %s, %r for one, have backslashes: they are read as slashes."
+            logger.warning(words, self.path, paths[slashed[0]])
+        if not self._is_any_there(paths):
+            root = root_of(paths[first], self._folder(first))
+            words = "None of %d images of %s that were looked for is there, the first of them %s%s"
+            hint = "" if root is None else f" From {root!r} they would be there."
+            place = missing(paths[first], self._folder(first))
+            logger.warning(words, len(paths), self.path, place, hint)
+
+    def _is_any_there(self, rows: Iterable[int]) -> bool:
+        """Whether a row's image exists; one that is far away is taken to."""
+        images = (str(self._image(i)) for i in rows)
+        return any("://" in image or os.path.exists(image) for image in images)
 
     def _folder(self, i: int) -> str:
         """Where the relative paths of row `i` start."""
@@ -160,7 +201,7 @@ class TableSource(ShardedSource):
         path = self._images[i].as_py()
         if not path:
             return None
-        return joined(self._folder(i), _with_slashes(path) if self._slashes else path)
+        return joined(self._folder(i), with_slashes(path) if self._slashes else path)
 
     def text(self, i: int) -> str | list[str] | None:
         return text_of(self._texts[i].as_py())
@@ -170,20 +211,13 @@ class TableSource(ShardedSource):
 
     def stored(self, rows: range) -> Iterator[Any]:
         """The images' paths as they stand in the table, their sizes where they lie here, texts."""
-        bar = tqdm(total=len(rows), unit="row", desc="Fingerprint", delay=1)
-        with bar, ThreadPoolExecutor() as pool:
+        with tqdm(total=len(rows), unit="row", desc="Fingerprint", delay=1) as bar:
             for start in range(rows.start, rows.stop, _HASHED):
                 block = range(start, min(start + _HASHED, rows.stop))
-                parts = [block[k : k + 256] for k in range(0, len(block), 256)]
-                sizes = [size for part in pool.map(self._sizes, parts) for size in part]
-                columns = (
-                    column[block.start : block.stop] for column in (self._images, self._texts)
-                )
-                yield sizes, *(column.to_pylist() for column in columns)
+                yield sizes_here([self._image(i) for i in block])
+                for column in (self._images, self._texts):
+                    yield column[block.start : block.stop].to_pylist()
                 bar.update(len(block))
-
-    def _sizes(self, rows: range) -> list[int | None]:
-        return [_size(self._image(i)) for i in rows]
 
     def _read(self, i: int) -> Example:
         image = self._image(i)
@@ -192,8 +226,8 @@ class TableSource(ShardedSource):
         try:
             data = read(image)
         except FileNotFoundError as error:
-            hint = self._hint(self._folder(i), self._images[i].as_py())
-            raise FileNotFoundError(f"There is no image {hint}") from error
+            words = missing(self._images[i].as_py(), self._folder(i))
+            raise FileNotFoundError(f"There is no image {words}") from error
         return {"image": data, "text": self.text(i)}
 
 
@@ -207,22 +241,6 @@ def _explained(file: File) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         raise ValueError(f"{file.url} cannot be read as a table in UTF-8. {error}") from error
-
-
-def _is_there(folder: str, path: str) -> bool:
-    return "://" not in path and os.path.exists(joined(folder, path))
-
-
-def _with_slashes(path: str) -> str:
-    return path.replace("\\", "/")
-
-
-def _size(path: str | None) -> int | None:
-    """Bytes of an image file; None where there is none, and for one that lies far away."""
-    try:
-        return None if path is None or "://" in path else os.stat(path).st_size
-    except (OSError, ValueError):  # which whoever reads it is told
-        return None
 
 
 def _strings(key: str, column: pa.Array) -> pa.Array:
