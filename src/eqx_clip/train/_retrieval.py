@@ -14,7 +14,7 @@ from .._types import AnyArray, Count, Input, at_least_float32
 
 Targets = Int[np.ndarray, " queries"]
 # Of some queries, all keys and the queries' targets, one number for each query.
-RowFunction = Callable[[Array, Array, np.ndarray], Array]
+RowFunction = Callable[[Array, Array, Array], Array]
 
 
 def retrieval_metrics(
