@@ -164,7 +164,7 @@ class Downsample(eqx.Module):
 
     def __init__(self, width: int, out: int, norm_eps: float, *, key: PRNGKeyArray):
         self.norm = layer_norm(width, norm_eps)
-        self.conv = _timm_init(PatchConv2d(width, out, (2, 2), key=key), key=key)
+        self.conv = _timm_init(PatchConv2d(width, out, (2, 2), key=jr.clone(key)), key=key)
 
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "rows columns out"]:
         return self.conv(jax.vmap(jax.vmap(self.norm))(x))
@@ -206,7 +206,9 @@ class ConvNeXt(Module):
         """Initialised as OpenCLIP does: timm's trunk (normal 0.02, gamma 1e-6), PyTorch's head."""
         stem_key, stages_key, head_key = jr.split(key, 3)
         widths, eps = config.widths, config.norm_eps
-        self.stem = _timm_init(PatchConv2d(3, widths[0], (4, 4), key=stem_key), key=stem_key)
+        self.stem = _timm_init(
+            PatchConv2d(3, widths[0], (4, 4), key=jr.clone(stem_key)), key=stem_key
+        )
         self.stem_norm = layer_norm(widths[0], eps)
         sizes = zip((None, *widths), widths, config.depths, strict=False)
         keys = jr.split(stages_key, len(widths))

@@ -62,9 +62,10 @@ class CLIPInference:
                 f"`pretrained` must be a tag, True or False; got {short_repr(pretrained)}."
             )
         is_learned = isinstance(softmax_temp, str) and softmax_temp == "learned"
-        if softmax_temp is not None and not is_learned:
-            softmax_temp = as_finite("softmax_temp", softmax_temp)
-        self.softmax_temp = softmax_temp
+        self.softmax_temp: float | str | None = "learned"
+        if not is_learned:
+            given = softmax_temp
+            self.softmax_temp = None if given is None else as_finite("softmax_temp", given)
         if isinstance(model_name, CLIP):
             if pretrained is not True or dtype is not None:
                 raise ValueError(
@@ -74,14 +75,15 @@ class CLIPInference:
                 )
             self.model = model_name
             return
-        stored: Any = jnp.float32 if dtype is None else dtype
+        storage: DTypeLike = jnp.float32 if dtype is None else dtype
         if pretrained is False:
             warnings.warn(
                 f"{model_name!r} has random weights, since `pretrained=False`.", stacklevel=2
             )
-            self.model = create(os.fspath(model_name), key=jax.random.key(0), dtype=stored)
+            self.model = create(os.fspath(model_name), key=jax.random.key(0), dtype=storage)
         else:
-            self.model = load(model_name, None if pretrained is True else pretrained, dtype=stored)
+            tag = None if pretrained is True else pretrained
+            self.model = load(model_name, tag, dtype=storage)
 
     def __call__(
         self, image: ImageLike | Sequence[ImageLike], text: TextLike

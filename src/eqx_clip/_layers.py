@@ -141,7 +141,8 @@ class Attention(eqx.Module):
         qkv_key, out_key = jr.split(key)
         bound = math.sqrt(6 / (width + 3 * width))
         self.qkv = with_weight(
-            linear(width, 3 * width, key=qkv_key), uniform(qkv_key, (3 * width, width), bound)
+            linear(width, 3 * width, key=jr.clone(qkv_key)),
+            uniform(qkv_key, (3 * width, width), bound),
         )
         out = linear(width, width, key=out_key)
         self.out = with_weight(out, out.weight)

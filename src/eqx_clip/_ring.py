@@ -141,8 +141,9 @@ def _pulled(
         text, text_sum, *of_texts = chunk
         cosines = _cosines(image, text, scale)
         pull = pulls(cosines, *of_texts)
-        sums = image_sum + pull @ text, cosine_sum + jnp.sum(pull * cosines), pull_sum + pull.sum()
-        return sums, (text, text_sum + pull.T @ image, *of_texts)
+        images, texts = (x.astype(scale.dtype) for x in (image, text))
+        sums = image_sum + pull @ texts, cosine_sum + jnp.sum(pull * cosines), pull_sum + pull.sum()
+        return sums, (text, text_sum + pull.T @ images, *of_texts)
 
     image_sum, text_sum = (-positives * x.astype(scale.dtype) for x in (text, image))
     belonging = jnp.sum(_own_cosines(image, text, scale))

@@ -75,7 +75,7 @@ def make_mesh(
             "processes with as many devices each."
         )
     grid = np.asarray(devices[:count], dtype=object).reshape(data, fsdp)
-    # Equinox's layers do not compute with axes of the explicit kind.
+    # A step leaves it to XLA where what it computes lies.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -213,6 +213,15 @@ def sent(batch: Mapping[str, AnyArray], mesh: Mesh | None) -> dict[str, AnyArray
         return jax.device_put(x, where) if fits else x
 
     return {name: put(x) for name, x in batch.items()}
+
+
+def check_mesh(mesh: Mesh) -> None:
+    """`ValueError` for a mesh that a step cannot place its arrays on."""
+    if set(mesh.axis_names) != set(AXES) or set(mesh.axis_types) != {AxisType.Auto}:
+        raise ValueError(
+            "A step takes a mesh of `eqx_clip.sharding.make_mesh`, with axes 'data' and 'fsdp' of "
+            f"the kind Auto; got {mesh}. (`jax.make_mesh` makes Explicit axes unless told.)"
+        )
 
 
 def check_batch_size(batch_size: Count, mesh: Mesh, accumulate: Count = 1) -> None:

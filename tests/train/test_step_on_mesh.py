@@ -461,3 +461,26 @@ class Counted(eqx.Module):
     @property
     def embed_dim(self):
         return self.tower.embed_dim
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        jax.make_mesh((2, 2), ("data", "fsdp"), devices=jax.devices()[:4]),
+        jax.make_mesh((8,), ("d",)),
+    ],
+    ids=["explicit", "other axes"],
+)
+def test_a_mesh_that_steps_do_not_take_is_refused_with_the_one_that_they_do(mesh):
+    for make in (functools.partial(train.make_train_step, OPTIMIZER), train.make_eval_step):
+        with pytest.raises(ValueError, match=r"takes a mesh of `eqx_clip\.sharding\.make_mesh`"):
+            make(mesh)
+
+
+def test_a_batch_of_numpy_is_sent_where_transfers_are_guarded():
+    mesh = sharding.make_mesh(4, 2)
+    state = train.init_state(make_model(), OPTIMIZER, mesh)
+    step = train.make_train_step(OPTIMIZER, mesh)
+    with jax.transfer_guard("disallow"):
+        _, metrics = step(state, make_batch())
+    assert np.isfinite(metrics["loss"])

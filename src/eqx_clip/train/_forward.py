@@ -20,7 +20,7 @@ from .._checks import check_choice, check_dtype
 from .._clip import CLIP, unit
 from .._stack import Index, Policy, Stack, block_at
 from .._types import AnyArray, Remat
-from ..sharding import Rule, copies, shardings
+from ..sharding import Rule, check_mesh, copies, shardings
 
 
 Batch = Mapping[str, AnyArray]
@@ -62,6 +62,8 @@ class Forward:
         check_choice("remat", self.remat, tuple(_POLICIES))
         if self.dtype is not None:
             check_dtype(self.dtype)
+        if self.mesh is not None:
+            check_mesh(self.mesh)
 
     @property
     def spread(self) -> bool:

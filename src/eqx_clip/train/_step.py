@@ -226,7 +226,9 @@ class _Gradient:
         rows = _on_mesh(batch, mesh), keys
 
         def features(model: CLIP, rows: tuple[Batch, Any]) -> Features:
-            return self.forward(model, *rows)
+            batch, keys = rows
+            # A batch in parts is computed twice, with the same keys.
+            return self.forward(model, batch, None if keys is None else jr.clone(keys))
 
         def loss(model: CLIP, features: Features) -> Array:
             value = self.loss(model, features)
