@@ -41,9 +41,9 @@ def zero_shot_accuracy(
     equally near classes the first counts.
 
     Batches are spread over the devices that the model is on. With several processes all must call
-    this, and each embeds its share of the images. A model that is spread over processes goes to each of them by
-    `on_one_device` first. Raises `ValueError` for labels or a classifier that do not fit, for no
-    image, and for an image that cannot be read, naming it.
+    this, and each embeds its share of the images; a model that is spread over processes goes to
+    each of them by `on_one_device` first. Raises `ValueError` for labels or a classifier that do
+    not fit, for no image, and for an image that cannot be read, naming it.
     """
     labels, classifier = np.asarray(labels), np.asarray(classifier)
     _check(images, labels, classifier, model.embed_dim)
