@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 import eqx_clip
-from eqx_clip import train
+from eqx_clip import _embed, sharding, train
 from eqx_clip.data import batches, open_classes
 from eqx_clip.train._evaluate import _sigmoid_loss
 from eqx_clip.train._retrieval import _ranks
@@ -316,6 +316,21 @@ def test_accuracy_is_that_of_the_nearest_class(model, classes):
         model, found.images, found.labels, swapped, batch_size=5, progress=False
     )
     assert accuracy == {"top1": 4 / 12}
+
+
+def test_accuracy_of_a_model_on_a_mesh_is_that_of_one_device(model, classes, monkeypatch):
+    found, mesh = open_classes(classes), sharding.make_mesh(2, 2, devices=jax.devices()[:4])
+    right, batches = image_means(model, found), []
+    encode = _embed._encode_images
+    monkeypatch.setattr(
+        _embed, "_encode_images", lambda *given: (batches.append(given[1]), encode(*given))[1]
+    )
+    accuracy = train.zero_shot_accuracy(
+        sharding.place(model, mesh), found.images, found.labels, right, batch_size=5, progress=False
+    )
+    assert accuracy == {"top1": 1.0}
+    assert {batch.sharding.num_devices for batch in batches} == {4}
+    assert {batch.addressable_data(0).shape[0] for batch in batches} == {2}
 
 
 def test_top5_is_told_where_there_are_more_than_five_classes(model, classes):

@@ -40,10 +40,10 @@ def zero_shot_accuracy(
     **Returns:** `"top1"`, and `"top5"` where there are more than five classes, from 0 to 1. Of
     equally near classes the first counts.
 
-    With several processes all must call this: each embeds its share of the images, on the devices
-    that its model is on. A model that is spread over processes goes to each of them by
-    `on_one_device` first. Raises `ValueError` for labels or a classifier that do not fit, for no
-    image, and for an image that cannot be read, naming it.
+    Batches are spread over the devices that the model is on. With several processes all must call
+    this, and each embeds its share of the images; a model that is spread over processes goes to
+    each of them by `on_one_device` first. Raises `ValueError` for labels or a classifier that do
+    not fit, for no image, and for an image that cannot be read, naming it.
     """
     labels, classifier = np.asarray(labels), np.asarray(classifier)
     _check(images, labels, classifier, model.embed_dim)
