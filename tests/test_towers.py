@@ -511,7 +511,7 @@ def test_a_step_trains_an_attention_of_a_users_own(model, image, tokens):
     where, own = PARTS["attention"]
     model = eqx.tree_at(lambda model: where(model.image), model, replace_fn=own)
     optimizer = train.adamw(1e-3)
-    batch = {"image": image[None], "tokens": tokens[:1]}
+    batch = {"image": jnp.stack([image, -image]), "tokens": tokens[:2]}
     for remat in ("none", "full"):
         state = train.init_state(model, optimizer)
         _, metrics = train.make_train_step(optimizer, remat=remat)(state, batch)

@@ -67,6 +67,7 @@ def test_evaluation_feeds_openclips_pixels_and_tokens(tmp_path, num_workers):
         open_source(tmp_path / "table.csv"),
         **{"batch_size": 3, "preprocess": preprocess, "tokenizer": eqx_clip.tokenize},
         **{"shuffle": False, "epochs": 1, "drop_remainder": False, "num_workers": num_workers},
+        empty_captions=True,
     )
     parts = list(feed)
     pixels, tokens = (np.concatenate([part[k] for part in parts]) for k in ("image", "tokens"))
