@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import eqx_clip
-from eqx_clip.train._flops import positions, tower_flops
+from eqx_clip.train.step.flops import positions, tower_flops
 
 
 ON_CPU = jax.default_backend() == "cpu"

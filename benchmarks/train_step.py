@@ -36,8 +36,8 @@ from start import save_weights
 
 import eqx_clip
 from eqx_clip import train
-from eqx_clip.train._flops import tower_flops
-from eqx_clip.train._prefetch import TEXT_LENGTHS
+from eqx_clip.train.run.prefetch import TEXT_LENGTHS
+from eqx_clip.train.step.flops import tower_flops
 
 
 Batch = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ from helpers import random_model
 from PIL import Image
 
 import eqx_clip
-from eqx_clip._registry import find_pretrained
+from eqx_clip.zoo.pretrained import find_pretrained
 
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -62,7 +62,7 @@ def test_every_pair_of_the_registry_stands_in_the_table():
 
 
 def test_the_recipe_for_pickles_is_that_of_the_error():
-    from eqx_clip._hub import PICKLE_RECIPE
+    from eqx_clip.checkpoints.hub import PICKLE_RECIPE
 
     code = [line.strip() for line in PICKLE_RECIPE.splitlines()[2:] if line.strip()]
     assert all(line in README for line in code)

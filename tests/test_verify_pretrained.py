@@ -17,7 +17,7 @@ from helpers import random_model
 from PIL import Image
 
 import eqx_clip
-from eqx_clip import _registry as registry
+from eqx_clip.zoo import pretrained as registry
 
 
 NANO, TAG = "vit-nano-patch32", "tag-a"

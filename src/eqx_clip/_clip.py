@@ -15,14 +15,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int32
 
 from ._checks import as_array, as_finite, canonicalize, check_features, check_key
-from ._convnext import ConvNeXtConfig
-from ._mesh_axes import automatic
-from ._module import Module
-from ._preprocess import Preprocess
-from ._text import TextConfig
-from ._tokenizer import Tokenizer
 from ._types import AnyArray, Count, Input, Key, Number, Real, Size, TextLike, at_least_float32
-from ._vision import ViTConfig
+from .images.preprocess import Preprocess
+from .nn.mesh_axes import automatic
+from .nn.module import Module
+from .tokenizers.clip import Tokenizer
+from .towers.convnext import ConvNeXtConfig
+from .towers.text import TextConfig
+from .towers.vit import ViTConfig
 
 
 LOGIT_SCALE = math.log(1 / 0.07)  # the paper's initial temperature

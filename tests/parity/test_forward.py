@@ -16,7 +16,7 @@ from oracle import open_clip, torch
 from PIL import Image
 
 import eqx_clip
-from eqx_clip._registry import find_pretrained
+from eqx_clip.zoo.pretrained import find_pretrained
 
 
 ALL = ("vit-nano-patch32", *OPEN_CLIP_NAMES)

@@ -12,8 +12,8 @@ from helpers import TINY_CONVNEXT, TINY_VIT
 from oracle import open_clip, timm, torch
 
 from eqx_clip import train
-from eqx_clip._openclip import entries
-from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
+from eqx_clip.checkpoints.state_dict import entries
 
 
 def our_flags(config, **groups):

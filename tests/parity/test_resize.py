@@ -19,8 +19,8 @@ from oracle import open_clip, torch
 from PIL import Image
 
 import eqx_clip
-from eqx_clip._load import _fill, _resizing
-from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip.checkpoints.load import _fill, _resizing
+from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
 
 
 # OpenCLIP takes the checkpoint's grid for square.

@@ -14,7 +14,8 @@ from oracle import open_clip, torch
 
 import eqx_clip
 from eqx_clip import train
-from eqx_clip._openclip import entries
+from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
+from eqx_clip.checkpoints.state_dict import entries
 
 
 def openclip_decays(name: str, parameter: torch.Tensor) -> bool:
@@ -50,7 +51,8 @@ def test_weight_decay_has_openclips_groups(config):
         oracle = open_clip.CLIP(**config)
     theirs = {name: openclip_decays(name, p) for name, p in oracle.named_parameters()}
     skeleton = eqx.filter_eval_shape(
-        eqx_clip._openclip_config.config_from_open_clip(config).build, key=jax.random.key(0)
+        config_from_open_clip(config).build,
+        key=jax.random.key(0),
     )
     assert our_groups(skeleton) == theirs
     assert any(theirs.values()) and not all(theirs.values())

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from .._checks import as_count, as_natural
-from .._preprocess import AbstractTransform
 from .._types import Count, Real
+from ..images.preprocess import AbstractTransform
 from ._loader import BadSample, Loader
 from ._order import Order
 from ._source import Mixture

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from .._preprocess import AbstractTransform
+from ..images.preprocess import AbstractTransform
 from ._captions import captions, drawn
 from ._source import Example, is_remote, where
 
