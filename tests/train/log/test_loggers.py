@@ -399,7 +399,7 @@ def test_runs_of_equal_names_are_two_in_weights_and_biases(monkeypatch):
             pass
 
     ids = []
-    monkeypatch.setattr(train._log, "WandB", Fake)
+    monkeypatch.setattr(train.log.loggers, "WandB", Fake)
     for folder in ("gs://a/checkpoints", "gs://b/checkpoints", "gs://a/checkpoints"):
         train.make_loggers(folder, wandb_project="clip")
     first, second, again = ids

@@ -79,9 +79,9 @@ def test_a_step_does_without_compiler_options_that_xla_does_not_have(
     model, batch, optimizer, step, monkeypatch
 ):
     _, expected = step(train.init_state(model, optimizer), batch)
-    options = train._step._compiler_options
+    options = train.step.step._compiler_options
     options.cache_clear()
-    monkeypatch.setattr(train._step, "_ON_CPU", {"xla_cpu_that_is_no_more": "1"})
+    monkeypatch.setattr(train.step.step, "_ON_CPU", {"xla_cpu_that_is_no_more": "1"})
     try:
         assert options("cpu") is None
         plain = train.make_train_step(optimizer)
@@ -93,9 +93,9 @@ def test_a_step_does_without_compiler_options_that_xla_does_not_have(
 
 def test_step_is_traced_once(model, batch, optimizer, monkeypatch):
     traces = []
-    original = train._step.clip_loss
+    original = train.step.step.clip_loss
     monkeypatch.setattr(
-        train._step, "clip_loss", lambda *arguments: traces.append(1) or original(*arguments)
+        train.step.step, "clip_loss", lambda *arguments: traces.append(1) or original(*arguments)
     )
     step = train.make_train_step(optimizer)
     run(step, train.init_state(model, optimizer), batch, 4)

@@ -141,7 +141,7 @@ def test_full_rematerialisation_and_parts_take_less_memory(temporary):
 
 
 @pytest.mark.skipif(
-    train._step._compiler_options("cpu") is None, reason="this XLA has no such scheduler"
+    train.step.step._compiler_options("cpu") is None, reason="this XLA has no such scheduler"
 )
 def test_a_cpu_keeps_one_tower_of_a_part_at_a_time(deep_state_and_batch, temporary):
     state, batch = deep_state_and_batch
@@ -193,9 +193,9 @@ def test_rules_come_before_the_default():
 
 def test_on_a_mesh_one_trace_old_buffers_donated_and_the_users_model_alive(monkeypatch):
     traces = []
-    original = train._step.clip_loss
+    original = train.step.step.clip_loss
     monkeypatch.setattr(
-        train._step,
+        train.step.step,
         "clip_loss",
         lambda *args, **options: traces.append(1) or original(*args, **options),
     )
@@ -429,7 +429,7 @@ def test_a_number_of_parts_that_is_none_is_refused(parts):
 
 def test_float16_on_a_tpu_is_refused_with_what_it_has(monkeypatch):
     tpu = types.SimpleNamespace(platform="tpu")
-    monkeypatch.setattr(train._step.jax, "devices", lambda: [tpu])
+    monkeypatch.setattr(train.step.step.jax, "devices", lambda: [tpu])
     with pytest.raises(ValueError, match="bfloat16"):
         train.make_train_step(OPTIMIZER, dtype=jnp.float16)
     train.make_train_step(OPTIMIZER, dtype=jnp.bfloat16)
