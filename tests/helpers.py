@@ -7,7 +7,7 @@ import numpy as np
 
 import eqx_clip
 from eqx_clip import CLIPConfig
-from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
+from eqx_clip.checkpoints.config import config_from_open_clip
 
 
 # A model of each kind of tower in OpenCLIP's format, small but with unequal sizes everywhere.

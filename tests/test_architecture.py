@@ -24,6 +24,7 @@ ROOMS = [
     "towers",
     "_clip",
     "checkpoints.files",
+    "checkpoints.rows",
     "checkpoints.open_clip",
     "zoo",
     "checkpoints",
@@ -43,9 +44,10 @@ def imports_of(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            modules = [node.module] if node.module else [alias.name for alias in node.names]
-            found.update(".".join((*base, module)) for module in modules)
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            path = SOURCE.joinpath(*base)
+            files = [alias.name for alias in node.names] if path.is_dir() else [""]
+            found.update(".".join(part for part in (*base, file) if part) for file in files)
     return found
 
 

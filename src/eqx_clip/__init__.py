@@ -7,12 +7,12 @@ from . import train as train
 from ._clip import CLIP as CLIP
 from ._clip import CLIPConfig as CLIPConfig
 from ._clip import Tower as Tower
+from .checkpoints.convert import to_state_dict as to_state_dict
 from .checkpoints.hub import WeightsNotFoundError as WeightsNotFoundError
 from .checkpoints.load import create as create
 from .checkpoints.load import from_state_dict as from_state_dict
 from .checkpoints.load import load as load
 from .checkpoints.save import save as save
-from .checkpoints.state_dict import to_state_dict as to_state_dict
 from .images.augment import Augment as Augment
 from .images.preprocess import Preprocess as Preprocess
 from .inference.clip_inference import CLIPInference as CLIPInference
@@ -25,6 +25,8 @@ from .tokenizers.clip import Tokenizer as Tokenizer
 from .tokenizers.clip import tokenize as tokenize
 from .towers.convnext import ConvNeXt as ConvNeXt
 from .towers.convnext import ConvNeXtConfig as ConvNeXtConfig
+from .towers.resnet import ModifiedResNet as ModifiedResNet
+from .towers.resnet import ResNetConfig as ResNetConfig
 from .towers.text import TextConfig as TextConfig
 from .towers.text import TextTransformer as TextTransformer
 from .towers.vit import VisionTransformer as VisionTransformer

@@ -30,13 +30,13 @@ from eqx_clip import (
     TextConfig,
     ViTConfig,
     WeightsNotFoundError,
-    _openclip,
-    _safetensors,
     sharding,
 )
+from eqx_clip.checkpoints.config import config_from_open_clip
+from eqx_clip.checkpoints.files import safetensors as container
 from eqx_clip.checkpoints.files.safetensors import SafetensorsFile
 from eqx_clip.checkpoints.find import find
-from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
+from eqx_clip.checkpoints.rows import state_dict
 from eqx_clip.zoo import pretrained as registry
 from eqx_clip.zoo.architectures import MODELS
 
@@ -819,14 +819,14 @@ def test_there_is_no_second_copy_of_the_weights(tmp_path, monkeypatch):
     model = tiny({**TINY_VIT, "vision_cfg": vision, "text_cfg": text})
     eqx_clip.save(model, tmp_path)
     eqx_clip.load(tmp_path)
-    new_pages, filled = _openclip._new_pages, []
+    new_pages, filled = state_dict._new_pages, []
 
     def record(*arguments):
         array = new_pages(*arguments)
         filled.append(array.ctypes.data)
         return array
 
-    monkeypatch.setattr(_openclip, "_new_pages", record)
+    monkeypatch.setattr(state_dict, "_new_pages", record)
     tracemalloc.start()
     try:
         leaves = jax.tree.leaves(eqx_clip.load(tmp_path))
@@ -1006,7 +1006,7 @@ def test_a_configuration_of_absurd_size_is_refused_before_anything_is_read(
         return
     edit_config(folder, path, value)
     read: list[str] = []
-    monkeypatch.setattr(_openclip, "_fill_leaf", lambda row, *_: read.append(row.name))
+    monkeypatch.setattr(state_dict, "_fill_leaf", lambda entry, *_: read.append(entry.path))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError) as info:
@@ -1258,6 +1258,6 @@ def test_files_are_closed_and_opened_anew_so_that_few_pages_stay_mapped(model, f
         return safe_open(*arguments, **options)
 
     monkeypatch.setattr(safetensors, "safe_open", counted)
-    monkeypatch.setattr(_safetensors, "MAPPED", 10_000)
+    monkeypatch.setattr(container, "MAPPED", 10_000)
     assert bitwise_equal(eqx_clip.load(folder), model)
     assert len(opened) > 5

@@ -6,7 +6,7 @@ import pytest
 from models import OPEN_CLIP_NAMES
 from oracle import open_clip
 
-from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
+from eqx_clip.checkpoints.config import config_from_open_clip
 from eqx_clip.zoo.architectures import ALIASES, MODELS, model_config
 from eqx_clip.zoo.pairs import BUILT_FAMILIES, open_clip_pairs
 from eqx_clip.zoo.pretrained import PRETRAINED

@@ -14,8 +14,9 @@ from oracle import open_clip, torch
 
 import eqx_clip
 from eqx_clip import train
-from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
-from eqx_clip.checkpoints.state_dict import entries
+from eqx_clip.checkpoints.config import config_from_open_clip
+from eqx_clip.checkpoints.convert import table_of
+from eqx_clip.checkpoints.rows.state_dict import entries
 
 
 def openclip_decays(name: str, parameter: torch.Tensor) -> bool:
@@ -34,7 +35,7 @@ def our_groups(model: eqx_clip.CLIP) -> dict[str, bool]:
     mask = jax.tree.leaves(train.weight_decay_mask(model))
     return {
         name: decays
-        for row, decays in zip(entries(model), mask, strict=True)
+        for row, decays in zip(entries(model, table_of(model)), mask, strict=True)
         for name in row.tensors
     }
 

@@ -9,7 +9,8 @@ import pytest
 
 import eqx_clip
 from eqx_clip import ConvNeXtConfig, ViTConfig
-from eqx_clip.checkpoints.state_dict import entries, fill, names
+from eqx_clip.checkpoints.convert import table_of
+from eqx_clip.checkpoints.rows.state_dict import entries, fill
 from eqx_clip.zoo.architectures import ALIASES, MODELS, find_model, model_config
 from eqx_clip.zoo.pairs import open_clip_pairs
 from eqx_clip.zoo.pretrained import PRETRAINED, find_pretrained
@@ -362,7 +363,7 @@ def test_parameters_and_names_of_every_leaf(name):
         for tree in (model, model.image, model.text)
     ]
     assert tuple(counts) == PARAMETERS[name]
-    rows = list(entries(model))
+    rows = list(entries(model, table_of(model)))
     assert [row.leaf for row in rows] == jax.tree.leaves(model)
     tensors = [tensor for row in rows for tensor in row.tensors]
     assert len(tensors) == len(set(tensors))
@@ -371,7 +372,8 @@ def test_parameters_and_names_of_every_leaf(name):
     used = {re.sub(r"\.resblocks\.\d+|\.blocks\.\d+", "", tensor) for tensor in tensors}
     spare = {
         theirs
-        for theirs in names(model).values()
+        for row in table_of(model).values()
+        for theirs in row.tensors
         if re.sub(r"\.resblocks\.\{i\}|\.blocks\.\{i\}", "", theirs) not in used
     }
     spare -= {"logit_bias"}
@@ -395,10 +397,12 @@ def test_nothing_fits_but_every_tensor(name):
     model = skeleton(MODELS[name])
     zero = np.zeros((), np.float32)  # of every shape, and of no size
     tensors = {
-        tensor: np.broadcast_to(zero, row.shape) for row in entries(model) for tensor in row.tensors
+        tensor: np.broadcast_to(zero, shape)
+        for row in entries(model, table_of(model))
+        for tensor, shape in row.shapes.items()
     }
     first = sorted(tensors)[0]
     without_first = {tensor: value for tensor, value in tensors.items() if tensor != first}
     for wrong in (without_first, {**tensors, "other": zero}, {}):
         with pytest.raises(ValueError, match="does not fit"):
-            fill(model, wrong)
+            fill(model, table_of(model), wrong)

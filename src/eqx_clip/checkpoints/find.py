@@ -14,6 +14,7 @@ from .._types import PathLike
 from ..zoo.architectures import MODELS, is_model, model_config, nearest_model
 from ..zoo.pairs import TRANSFORMERS_REPOS, open_clip_pairs, pair_of, pairs_of
 from ..zoo.pretrained import PRETRAINED, find_pretrained
+from .config import config_from_open_clip
 from .files.safetensors import SafetensorsFile
 from .hub import (
     CONFIG_FILE,
@@ -24,7 +25,6 @@ from .hub import (
     fetch,
     find_in_folder,
 )
-from .open_clip.config import config_from_open_clip
 
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the hub: organisation/repository

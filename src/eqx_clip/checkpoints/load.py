@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -15,13 +14,14 @@ from jax.core import Tracer
 from .._checks import check_dtype, check_key, short_repr
 from .._clip import CLIP, CLIPConfig
 from .._types import Count, DType, Key, PathLike, Real, Size
-from ..towers.vit import ViTConfig
 from ..zoo.architectures import model_config
+from ..zoo.families import family_of
+from .config import config_from_open_clip
+from .convert import filled, skeleton
 from .files.safetensors import SafetensorsFile
 from .find import find
-from .open_clip.config import config_from_open_clip
-from .open_clip.positions import resize_image_positions, resize_text_positions
-from .state_dict import Canonical, Edit, Placement, fill
+from .open_clip.naming import Edit
+from .rows.state_dict import Placement
 
 
 # Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
@@ -85,7 +85,7 @@ def load(
     config = found.config.resize(image_size, context_length)
     with SafetensorsFile(found.weights) as tensors:
         try:
-            return _fill(config, tensors, dtype, _resizing(found.config, config), device)
+            return filled(config, tensors, dtype, _resizing(found.config, config), device)
         except ValueError as error:
             raise ValueError(f"Cannot load {found.weights}: {error}") from None
 
@@ -116,7 +116,9 @@ def create(
         config = dataclasses.replace(config, init_logit_bias=init_logit_bias)
     _check_fits(config, check_key(key))
     model = eqx.filter_jit(config.build)(key=key)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model
+    )
 
 
 def from_state_dict(
@@ -133,7 +135,7 @@ def from_state_dict(
     floats. Inverse of `to_state_dict`.
     """
     dtype = None if dtype is None else check_dtype(dtype)
-    return _fill(_as_config(name_or_config), tensors, dtype)
+    return filled(_as_config(name_or_config), tensors, dtype)
 
 
 def _as_config(name_or_config: ConfigLike) -> CLIPConfig:
@@ -149,29 +151,11 @@ def _as_config(name_or_config: ConfigLike) -> CLIPConfig:
     return model_config(name_or_config)
 
 
-def _fill(
-    config: CLIPConfig,
-    tensors: StateDict,
-    dtype: DType | None,
-    edits: Mapping[str, Edit] = MappingProxyType({}),
-    device: Placement | None = None,
-) -> CLIP:
-    return fill(_skeleton(config), Canonical(tensors, edits), dtype, device)
-
-
-def _skeleton(config: CLIPConfig) -> CLIP:
-    """The model of `jax.ShapeDtypeStruct`s."""
-    return eqx.filter_eval_shape(config.build, key=jax.random.key(0))
-
-
 def _resizing(old: CLIPConfig, new: CLIPConfig) -> dict[str, Edit]:
     """What must be done to positional embeddings for a model of `new`, if `old` describes them."""
-    edits: dict[str, Edit] = {
-        "positional_embedding": lambda x: resize_text_positions(x, new.text.context_length)
-    }
-    if isinstance(old.image, ViTConfig) and isinstance(new.image, ViTConfig):
-        grids = old.image.grid, new.image.grid
-        edits["visual.positional_embedding"] = lambda x: resize_image_positions(x, *grids)
+    edits: dict[str, Edit] = {}
+    for before, after in ((old.image, new.image), (old.text, new.text)):
+        edits |= family_of(before).open_clip.positions(before, after)
     return edits
 
 
@@ -179,7 +163,7 @@ def _check_fits(config: CLIPConfig, key: Key) -> None:
     """`ValueError` for a model beyond the memory of this machine, before any of it is taken."""
     if isinstance(key, Tracer):  # shapes are asked for, or shards
         return
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_skeleton(config)))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(skeleton(config)))
     if size > _memory():
         raise ValueError(
             f"This model has {size // 4:,} parameters, {size / 2**30:,.0f} GiB, and here are "

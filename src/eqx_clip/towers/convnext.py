@@ -2,11 +2,14 @@
 
 import dataclasses
 import itertools
+import math
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType
 from jaxtyping import Float, PRNGKeyArray
@@ -22,6 +25,8 @@ from .._checks import (
     pair,
 )
 from .._types import Count, Head, Input, Real, Size, at_least_float32
+from ..nn.flops import parameters
+from ..nn.layer_groups import LayerGroups, along_depth
 from ..nn.layers import MLP, LayerT, PatchConv2d, layer_norm, linear, normal, with_weight
 from ..nn.mesh_axes import automatic
 from ..nn.module import Module
@@ -68,6 +73,10 @@ class ConvNeXtConfig:
                 f"A ConvNeXt of {len(self.depths)} stages halves images to nothing below "
                 f"{smallest} x {smallest} pixels; got a side of {side}."
             )
+
+    def with_quick_gelu(self) -> "ConvNeXtConfig":
+        """Itself: timm's towers keep the exact GELU."""
+        return self
 
     def build(self, *, key: PRNGKeyArray) -> "ConvNeXt":
         return ConvNeXt(self, key=key)
@@ -222,6 +231,31 @@ class ConvNeXt(Module):
     @property
     def embed_dim(self) -> int:
         return self.config.embed_dim
+
+    def layer_groups(self) -> LayerGroups:
+        """timm's groups: the stem, each block (a stage's first with its downsampling), the head.
+
+        OpenCLIP locks the trunk only: the projection always learns.
+        """
+        starts = (1 + np.cumsum([0, *(len(stage.stack) for stage in self.stages)])).tolist()
+
+        def group(path: tuple, leaf: Any) -> np.ndarray:
+            field = path[0].name
+            if field != "stages":
+                return np.asarray(0 if field in ("stem", "stem_norm") else starts[-1])
+            start = int(starts[path[1].idx])
+            return np.asarray(start) if path[2].name == "downsample" else along_depth(start, leaf)
+
+        groups = jax.tree_util.tree_map_with_path(group, self)
+        return LayerGroups(groups, starts[-1] + 1, unlocked=("head",))
+
+    def flops(self) -> int:
+        """The operations of one image of the configuration's size, from shapes alone."""
+        pixels = math.prod(pair(self.config.image_size)) // 16
+        total = 2 * pixels * self.stem.weight.size
+        for i, stage in enumerate(self.stages):
+            total += 2 * (pixels >> 2 * i) * parameters(stage)
+        return total + 2 * parameters(self.head)
 
     @automatic
     def __call__(self, image: Input) -> Float[Array, " embed"]:

@@ -4,7 +4,6 @@ import dataclasses
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Array
@@ -21,16 +20,24 @@ from .._checks import (
     check_token_count,
     check_tokens,
 )
-from .._types import Activation, Count, Input, Real
+from .._types import Activation, Count, Input, Real, TextPooling
+from ..nn.flops import transformer_flops
+from ..nn.layer_groups import LayerGroups, transformer_groups
 from ..nn.layers import ACTIVATIONS, Block, layer_norm, normal
 from ..nn.mesh_axes import automatic
 from ..nn.module import Module
+from ..nn.pooling import TEXT_POOLINGS as POOLINGS
 from ..nn.stack import Stack, stack_at
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Sizes of a `TextTransformer`."""
+    """Sizes and parts of a `TextTransformer`.
+
+    - `causal`: whether a token attends to itself and those before it only.
+    - `pooling`: where the feature is read, at the "highest_id", CLIP's end-of-text token, or at the
+      "last" token, as in CLIPA.
+    """
 
     context_length: Count = 77
     vocab_size: Count = 49408
@@ -40,15 +47,21 @@ class TextConfig:
     mlp_ratio: Real = 4.0
     embed_dim: Count
     activation: Activation = "gelu"
+    causal: bool = True
+    pooling: TextPooling = "highest_id"
 
     def __post_init__(self):
         names = ("context_length", "vocab_size", "width", "depth", "num_heads", "embed_dim")
         canonicalize(self, as_count, *names)
         canonicalize(self, as_positive, "mlp_ratio")
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("pooling", self.pooling, tuple(POOLINGS))
         check_heads(self.width, self.num_heads)
         check_mlp(self.width, self.mlp_ratio)
         check_token_count("context_length", self.context_length)
+
+    def with_quick_gelu(self) -> "TextConfig":
+        return dataclasses.replace(self, activation="quick_gelu")
 
     def build(self, *, key: PRNGKeyArray) -> "TextTransformer":
         return TextTransformer(self, key=key)
@@ -57,7 +70,7 @@ class TextConfig:
 class TextTransformer(Module):
     """Maps one row of token ids to one vector: `open_clip.transformer.TextTransformer`.
 
-    Attention is causal, and the feature is read at the highest id, the end-of-text token.
+    In CLIP attention is causal, and the feature is read at the highest id, the end-of-text token.
     """
 
     token_embedding: Float[Array, "vocab width"]
@@ -82,6 +95,14 @@ class TextTransformer(Module):
     def embed_dim(self) -> int:
         return self.config.embed_dim
 
+    def layer_groups(self) -> LayerGroups:
+        """The groups of OpenCLIP's `lock_text_tower`."""
+        return transformer_groups(self)
+
+    def flops(self, tokens: int | None = None) -> int:
+        """The operations of one text, from shapes alone; of so many tokens, or the context's."""
+        return transformer_flops(self, self.config.context_length if tokens is None else tokens)
+
     @automatic
     def __call__(self, tokens: Input) -> Float[Array, " embed"]:
         """The un-normalised projection of one row of token ids, an integer array (context,).
@@ -103,7 +124,8 @@ class TextTransformer(Module):
         check_ids(tokens, self.config.vocab_size)
         block = getattr(self.stack, "block", None)
         standard = isinstance(block, Block) and block.is_standard and block.attn.causal
-        if type(self) is TextTransformer and standard:
+        ends = self.config.pooling == "highest_id"
+        if type(self) is TextTransformer and standard and ends:
             return np.argmax(tokens, axis=-1) + 1
         return np.full(tokens.shape[:-1], tokens.shape[-1])
 
@@ -119,8 +141,8 @@ class TextTransformer(Module):
 
     @eqx.filter_jit
     def _project(self, tokens: Integer[Array, " tokens"]) -> Float[Array, " embed"]:
-        x = stack_at(self.stack, self._embed(tokens), jnp.argmax(tokens))
-        return self.ln_final(x) @ self.proj
+        i = POOLINGS[self.config.pooling](tokens)
+        return self.ln_final(stack_at(self.stack, self._embed(tokens), i)) @ self.proj
 
     def _check(self, tokens: Input) -> Integer[Array, " tokens"]:
         return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
@@ -138,7 +160,7 @@ def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
         config.num_heads,
         mlp_width,
         activation=config.activation,
-        causal=True,
+        causal=config.causal,
         key=block_key,
     )
     residual_std = width**-0.5 * (2 * config.depth) ** -0.5

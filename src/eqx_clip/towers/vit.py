@@ -23,16 +23,25 @@ from .._checks import (
     pair,
     short_repr,
 )
-from .._types import Activation, Count, Input, Real, Size
+from .._types import Activation, Count, ImagePooling, Input, Real, Size
+from ..nn.flops import transformer_flops
+from ..nn.layer_groups import LayerGroups, transformer_groups
 from ..nn.layers import ACTIVATIONS, Block, PatchConv2d, layer_norm, normal
 from ..nn.mesh_axes import automatic
 from ..nn.module import Module
-from ..nn.stack import Stack, stack_at
+from ..nn.pooling import IMAGE_POOLINGS as POOLINGS
+from ..nn.stack import Stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Sizes of a `VisionTransformer`. `image_size` and `patch_size`: pixels, or (height, width)."""
+    """Sizes and parts of a `VisionTransformer`.
+
+    - `image_size`, `patch_size`: pixels, or (height, width).
+    - `pooling`: what the final LayerNorm and the projection are given, the "class_token" or the
+      "mean_patch", the mean of all other tokens, as in CLIPA.
+    - `norm_pre`: whether there is a LayerNorm before the blocks.
+    """
 
     image_size: Size = 224
     patch_size: Size
@@ -42,12 +51,15 @@ class ViTConfig:
     mlp_ratio: Real = 4.0
     embed_dim: Count
     activation: Activation = "gelu"
+    pooling: ImagePooling = "class_token"
+    norm_pre: bool = True
 
     def __post_init__(self):
         canonicalize(self, as_size, "image_size", "patch_size")
         canonicalize(self, as_count, "width", "depth", "num_heads", "embed_dim")
         canonicalize(self, as_positive, "mlp_ratio")
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("pooling", self.pooling, tuple(POOLINGS))
         check_heads(self.width, self.num_heads)
         check_mlp(self.width, self.mlp_ratio)
         if math.prod(self.grid) == 0:
@@ -63,6 +75,9 @@ class ViTConfig:
         (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
         return height // patch_height, width // patch_width
 
+    def with_quick_gelu(self) -> "ViTConfig":
+        return dataclasses.replace(self, activation="quick_gelu")
+
     def build(self, *, key: PRNGKeyArray) -> "VisionTransformer":
         return VisionTransformer(self, key=key)
 
@@ -76,7 +91,7 @@ class VisionTransformer(Module):
     patch: PatchConv2d
     class_embedding: Float[Array, " width"]
     positional_embedding: Float[Array, "tokens width"]
-    ln_pre: eqx.nn.LayerNorm
+    ln_pre: eqx.nn.LayerNorm | None
     stack: Stack[Block]
     ln_post: eqx.nn.LayerNorm
     proj: Float[Array, "width embed"]
@@ -90,7 +105,7 @@ class VisionTransformer(Module):
         self.patch = PatchConv2d(3, width, patch_size, use_bias=False, key=patch_key)
         self.class_embedding = normal(class_key, (width,), scale)
         self.positional_embedding = normal(position_key, (tokens, width), scale)
-        self.ln_pre = layer_norm(width)
+        self.ln_pre = layer_norm(width) if config.norm_pre else None
         self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
         self.ln_post = layer_norm(width)
         self.proj = normal(proj_key, (width, config.embed_dim), scale)
@@ -99,6 +114,15 @@ class VisionTransformer(Module):
     @property
     def embed_dim(self) -> int:
         return self.config.embed_dim
+
+    def layer_groups(self) -> LayerGroups:
+        """The groups of OpenCLIP's `lock_image_tower`."""
+        return transformer_groups(self)
+
+    def flops(self) -> int:
+        """The operations of one image, from shapes alone."""
+        tokens = len(self.positional_embedding)
+        return transformer_flops(self, tokens) + 2 * (tokens - 1) * self.patch.weight.size
 
     @automatic
     def __call__(
@@ -140,7 +164,7 @@ class VisionTransformer(Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, " embed"]:
         x = self._embed(image, patch_dropout, key)
-        return self.ln_post(stack_at(self.stack, x, 0)) @ self.proj
+        return self.ln_post(POOLINGS[self.config.pooling](self.stack, x)) @ self.proj
 
     def _check(self, image: Input) -> Float[Array, "3 height width_px"]:
         return check_image(image, pair(self.config.image_size))
@@ -158,7 +182,7 @@ class VisionTransformer(Module):
             kept = max(1, int(len(patches) * (1 - patch_dropout)))
             chosen = jr.choice(key, len(patches), (kept,), replace=False)
             x = jnp.concatenate([x[:1], x[1 + chosen]])
-        return jax.vmap(self.ln_pre)(x)
+        return x if self.ln_pre is None else jax.vmap(self.ln_pre)(x)
 
 
 def _make_block(config: ViTConfig, key: PRNGKeyArray) -> Block:

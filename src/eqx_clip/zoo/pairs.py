@@ -1,4 +1,4 @@
-"""The pairs of model and weights that OpenCLIP lists, and what is said of those not built yet."""
+"""The pairs of model and weights that OpenCLIP lists, as its registry has them."""
 
 import functools
 import re
@@ -6,7 +6,6 @@ from importlib import resources
 from typing import NamedTuple
 
 
-BUILT_FAMILIES = ("ViT", "ConvNeXt")
 # Of OpenAI's weights in the format of transformers: OpenCLIP's pair.
 TRANSFORMERS_REPOS = {
     "openai/clip-vit-base-patch32": ("ViT-B-32", "openai"),
@@ -17,20 +16,24 @@ TRANSFORMERS_REPOS = {
 
 
 class Pair(NamedTuple):
+    """A row of `open_clip_pairs.tsv`.
+
+    `quick_gelu` is "1" where the weights were trained with the quick GELU, whatever the model is
+    called; `statistics` names the mean and standard deviation of the pixels.
+    """
+
     model: str
     tag: str
     family: str
     repo: str
+    quick_gelu: str
+    statistics: str
+    interpolation: str
+    resize_mode: str
 
     @property
     def answer(self) -> str:
-        """What to say to whoever asks for a pair that has no row in the registry."""
-        if self.family in BUILT_FAMILIES:
-            return (
-                f"OpenCLIP has the pair {self.model!r}, {self.tag!r}; eqx_clip does not list it "
-                "yet. Its repository, with OpenCLIP's configuration in it, loads: "
-                f"`eqx_clip.load('hf-hub:{self.repo}')`."
-            )
+        """What to say to whoever asks for a pair whose family is not built."""
         return (
             f"OpenCLIP has the pair {self.model!r}, {self.tag!r}; eqx_clip does not build its "
             f"family, {self.family}, yet."
@@ -39,7 +42,7 @@ class Pair(NamedTuple):
 
 @functools.cache
 def open_clip_pairs() -> tuple[Pair, ...]:
-    """Every pair that OpenCLIP 3.3 lists, in its order."""
+    """Every pair that OpenCLIP 3.3 lists, in our order: the last of a model is its best."""
     table = resources.files("eqx_clip") / "assets" / "open_clip_pairs.tsv"
     _header, *lines = table.read_text(encoding="utf-8").splitlines()
     return tuple(Pair(*line.split("\t")) for line in lines)

@@ -14,7 +14,7 @@ from helpers import bitwise_equal, random_model
 from jax.sharding import PartitionSpec as P
 
 from eqx_clip import sharding, train
-from eqx_clip.checkpoints.open_clip.config import config_from_open_clip
+from eqx_clip.checkpoints.config import config_from_open_clip
 
 
 BATCH = 32

@@ -14,9 +14,7 @@ from jaxtyping import PyTree
 
 from ..._clip import CLIP
 from ..._types import Count, Number
-from ...towers.convnext import ConvNeXt
-from ...towers.text import TextTransformer
-from ...towers.vit import VisionTransformer
+from ...nn.layer_groups import LayerGroups
 
 
 _TOWERS = ("image", "text")
@@ -32,19 +30,22 @@ def trainable(
       A locked image tower is LiT (Zhai et al. 2022, arXiv:2111.07991). ConvNeXt's projection always
       learns, as in OpenCLIP.
 
-    Raises `ValueError` for a negative number, and for groups of a tower that is not the library's.
+    Raises `ValueError` for a negative number, and for groups of a tower without a method
+    `layer_groups`.
     """
 
     def learns(tower: Any, wanted: Count | None) -> PyTree[np.ndarray]:
-        if wanted is None or (wanted == 0 and not _has_groups(tower)):
+        if wanted is None or (wanted == 0 and not hasattr(tower, "layer_groups")):
             return jax.tree.map(lambda _: np.asarray(wanted is None), tower)
         if wanted < 0:
             raise ValueError(f"Expected a number of groups of at least 0; got {wanted}.")
-        groups, count = _groups(tower)
-        locked = jax.tree.map(lambda group: np.asarray(group >= count - wanted), groups)
-        if isinstance(tower, ConvNeXt):  # whose head OpenCLIP keeps outside of what it locks
-            head = jax.tree.map(lambda _: np.asarray(True), tower.head)
-            locked = _replaced(locked, "head", head)
+        groups = _groups(tower)
+        locked = jax.tree.map(
+            lambda group: np.asarray(group >= groups.count - wanted), groups.numbers
+        )
+        for field in groups.unlocked:
+            learning = jax.tree.map(lambda _: np.asarray(True), getattr(tower, field))
+            locked = _replaced(locked, field, learning)
         return locked
 
     wanted = {"image": image_groups, "text": text_groups}
@@ -57,12 +58,13 @@ def layer_rates(model: CLIP, decay: Number) -> PyTree[np.ndarray]:
     """What each leaf's learning rate is multiplied by: `decay` for each group above it.
 
     The projections and the temperature learn at the full rate (1). Source: BEiT (Bao et al. 2022,
-    arXiv:2106.08254). Raises `ValueError` for a tower that is not the library's.
+    arXiv:2106.08254). Raises `ValueError` for a tower without a method `layer_groups`.
     """
 
     def rates(_: str, tower: Any) -> PyTree[np.ndarray]:
-        groups, count = _groups(tower)
-        return jax.tree.map(lambda group: np.asarray(float(decay) ** (count - 1 - group)), groups)
+        groups = _groups(tower)
+        last = groups.count - 1
+        return jax.tree.map(lambda n: np.asarray(float(decay) ** (last - n)), groups.numbers)
 
     return _by_tower(model, rates, lambda _: np.asarray(1.0))
 
@@ -78,45 +80,11 @@ def _replaced(module: Any, name: str, value: Any) -> Any:
     return eqx.tree_at(lambda module: getattr(module, name), module, value)
 
 
-def _has_groups(tower: Any) -> bool:
-    return isinstance(tower, VisionTransformer | TextTransformer | ConvNeXt)
-
-
-def _groups(tower: Any) -> tuple[PyTree[np.ndarray], int]:
-    """The number of each leaf's group, an array along its depth axis in a stack, and the count."""
-    if isinstance(tower, ConvNeXt):
-        return _convnext_groups(tower)
-    if not _has_groups(tower):
+def _groups(tower: Any) -> LayerGroups:
+    if not hasattr(tower, "layer_groups"):
         raise ValueError(
             f"The groups of layers of a {type(tower).__name__} are not known: only the library's "
-            "towers can be locked in part, or have rates by layer."
+            "towers, and those with a method `layer_groups`, can be locked in part, or have rates "
+            "by layer."
         )
-    depth = len(tower.stack)
-    later = {"ln_post": depth, "ln_final": depth, "proj": depth + 1}
-
-    def group(path: tuple, leaf: Any) -> np.ndarray:
-        field = path[0].name
-        if field == "stack":
-            return _along_depth(1, leaf)
-        return np.asarray(later.get(field, 0))
-
-    return jax.tree_util.tree_map_with_path(group, tower), depth + 2
-
-
-def _convnext_groups(tower: ConvNeXt) -> tuple[PyTree[np.ndarray], int]:
-    # timm's: the stem, each block (the first of a stage with its downsampling), the head.
-    starts = (1 + np.cumsum([0, *(len(stage.stack) for stage in tower.stages)])).tolist()
-
-    def group(path: tuple, leaf: Any) -> np.ndarray:
-        field = path[0].name
-        if field != "stages":
-            return np.asarray(0 if field in ("stem", "stem_norm") else starts[-1])
-        start = int(starts[path[1].idx])
-        return np.asarray(start) if path[2].name == "downsample" else _along_depth(start, leaf)
-
-    return jax.tree_util.tree_map_with_path(group, tower), starts[-1] + 1
-
-
-def _along_depth(start: int, leaf: Any) -> np.ndarray:
-    depth = leaf.shape[0]
-    return np.arange(start, start + depth).reshape(depth, *(1,) * (leaf.ndim - 1))
+    return tower.layer_groups()
