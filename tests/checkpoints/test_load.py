@@ -193,7 +193,11 @@ def test_revision_belongs_to_the_hub(folder):
 def nano_row(monkeypatch):
     """Weights in two repositories, of a model small enough to write in a test."""
     row = registry.Pretrained(
-        model=NANO, tag="tag-a", open_clip=("nano", "tag_a"), repos=("org/first", "org/second")
+        model=NANO,
+        tag="tag-a",
+        open_clip=("nano", "tag_a"),
+        repos=("org/first", "org/second"),
+        preprocess=Preprocess(),
     )
     monkeypatch.setattr(registry, "PRETRAINED", (*registry.PRETRAINED, row))
     return row

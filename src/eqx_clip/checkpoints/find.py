@@ -102,9 +102,10 @@ def _answer_for(repo: str) -> str | None:
     """What to say of a repository of the hub that is known here, without `hf-hub:`."""
     if repo in TRANSFORMERS_REPOS:
         model, tag = TRANSFORMERS_REPOS[repo]
-        same = pair_of(tag, model)
-        assert same is not None
-        return f"{repo!r} is in the format of transformers, which is not read yet. {same.answer}"
+        return (
+            f"{repo!r} is in the format of transformers, which is not read yet. The same weights: "
+            f"`eqx_clip.load({model!r}, {tag!r})`."
+        )
     for row in PRETRAINED:
         if repo in row.repos:
             return (

@@ -69,7 +69,11 @@ def joined(*names: str, sizes: Sequence[int] | None = None) -> Row:
 
 def with_heads(name: str, heads: int) -> Row:
     """A linear weight (heads * size, in) as (in, heads, size), or its bias as (heads, size)."""
-    return Row((name,), lambda leaf: (leaf.T.reshape(*leaf.shape[1:], heads, -1),))
+
+    def views(leaf: np.ndarray) -> list[np.ndarray]:
+        return [np.moveaxis(leaf.reshape(heads, -1, *leaf.shape[1:]), (0, 1), (-2, -1))]
+
+    return Row((name,), views)
 
 
 def absent() -> Row:

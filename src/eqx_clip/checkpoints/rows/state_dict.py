@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, Sharding
-from jaxtyping import DTypeLike
+from jaxtyping import DTypeLike, PyTree
 
 from ..._checks import short_repr
-from ..._clip import CLIP
 from ...sharding import shardings
 from .row import Entry, Table
 
 
 Placement = jax.Device | Sharding | Mesh
-ModelT = TypeVar("ModelT", bound=CLIP)
+TreeT = TypeVar("TreeT")
 
 
 @runtime_checkable
@@ -29,7 +28,7 @@ class Shaped(Protocol):
     def shape(self, key: str) -> tuple[int, ...] | None: ...
 
 
-def entries(model: CLIP, table: Table) -> Iterator[Entry]:
+def entries(model: PyTree, table: Table) -> Iterator[Entry]:
     """Every leaf of `model`, in the order of `jax.tree.leaves`, with its row of `table`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
         ours = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -41,7 +40,7 @@ def entries(model: CLIP, table: Table) -> Iterator[Entry]:
         yield Entry(ours, leaf, table[ours])
 
 
-def tensors_of(model: CLIP, table: Table) -> dict[str, np.ndarray]:
+def tensors_of(model: PyTree, table: Table) -> dict[str, np.ndarray]:
     """`model` as the tensors that `table` names: NumPy arrays, floats in their own types.
 
     They may share memory with the model. Integers become int64, as torch counts. `ValueError` for a
@@ -65,12 +64,12 @@ def tensors_of(model: CLIP, table: Table) -> dict[str, np.ndarray]:
 
 
 def fill(
-    skeleton: ModelT,
+    skeleton: TreeT,
     table: Table,
     tensors: Mapping[str, Any],
     dtype: DTypeLike | None = None,
     placement: Placement | None = None,
-) -> ModelT:
+) -> TreeT:
     """`skeleton`, a model of `jax.ShapeDtypeStruct`s, filled with the tensors of `table`.
 
     Strict both ways: raises `ValueError` for a missing tensor, for one that is left over, for one

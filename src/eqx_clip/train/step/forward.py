@@ -19,6 +19,7 @@ from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 from ..._checks import check_choice, check_dtype
 from ..._clip import CLIP, unit
 from ..._types import AnyArray, Remat
+from ...nn.batch_norm import buffers
 from ...nn.stack import Index, Policy, Stack, block_at
 from ...sharding import Rule, check_mesh, copies, shardings
 
@@ -97,7 +98,8 @@ class Forward:
             _check_trainable(self.trainable, model)
             model = jax.tree.map(_locked, model, self.trainable)
         if self.dtype is not None:
-            towers = jax.tree.map(self._cast, (model.image, model.text))
+            towers = model.image, model.text
+            towers = jax.tree.map(self._cast, towers, buffers(towers))
             model = eqx.tree_at(lambda model: (model.image, model.text), model, towers)
         if not self.spread and self.remat == "none":
             return model
@@ -106,15 +108,16 @@ class Forward:
             placed = shardings(model, self.mesh, self.rules)
         return self._wrapped(model, placed)
 
-    def _cast(self, leaf: Array) -> Array:
-        return leaf.astype(self.dtype) if eqx.is_inexact_array(leaf) else leaf
+    def _cast(self, leaf: Array, is_buffer: bool) -> Array:
+        casts = eqx.is_inexact_array(leaf) and not is_buffer
+        return leaf.astype(self.dtype) if casts else leaf
 
     def _wrapped(self, model: CLIP, placed: PyTree[NamedSharding] | None) -> CLIP:
         def wrap(node: Any, places: Any = None) -> Any:
             if isinstance(node, Stack):
                 block = _Rematerialised(node.block, self.remat, _of_layer(places))
                 return eqx.tree_at(lambda stack: stack.block, node, block)
-            return node if places is None else _gather(node, copies(places.mesh), places)
+            return node if places is None else _gathered(node, places)
 
         trees = (model,) if placed is None else (model, placed)
         return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
@@ -170,7 +173,7 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
             return block
         leaves, structure = jax.tree.flatten(block)
         whole = [
-            checkpoint_name(_gather(leaf, copies(place.mesh), place), _GATHERED)
+            checkpoint_name(_gathered(leaf, place), _GATHERED)
             for leaf, place in zip(leaves, self.places, strict=True)
         ]
         return jax.tree.unflatten(structure, whole)
@@ -184,6 +187,14 @@ def _of_layer(stack: Any) -> tuple[NamedSharding, ...] | None:
     return tuple(
         NamedSharding(place.mesh, jax.sharding.PartitionSpec(*place.spec[1:])) for place in places
     )
+
+
+def _gathered(leaf: Array, place: NamedSharding) -> Array:
+    """The whole of a leaf on every device."""
+    whole = copies(place.mesh)
+    if not eqx.is_inexact_array(leaf):
+        return jax.lax.with_sharding_constraint(leaf, whole)
+    return _gather(leaf, whole, place)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -20,6 +20,7 @@ from ..._checks import as_count
 from ..._clip import CLIP
 from ..._types import Count, Real, Remat
 from ...losses.contrastive import clip_loss, siglip_loss
+from ...nn.batch_norm import buffers
 from ...sharding import AXES, Rule, check_batch_size, constrain, rows, sent
 from .accumulate import value_and_grad_in_parts
 from .forward import Batch, Features, Forward, row_keys
@@ -302,10 +303,11 @@ def _check_state(
 
 
 def _moved(average: ModelT, model: ModelT, decay: Real) -> ModelT:
-    def moved(old, new):
-        return decay * old + (1 - decay) * new if eqx.is_inexact_array(old) else new
+    def moved(old, new, is_buffer):
+        moves = eqx.is_inexact_array(old) and not is_buffer
+        return decay * old + (1 - decay) * new if moves else new
 
-    return jax.tree.map(moved, average, model)
+    return jax.tree.map(moved, average, model, buffers(model))
 
 
 def _clamp(model: ModelT) -> ModelT:
