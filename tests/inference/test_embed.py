@@ -20,7 +20,7 @@ from PIL import Image, ImageSequence
 import eqx_clip
 from eqx_clip import embed_images, embed_texts, sharding
 from eqx_clip.inference import embed as embedding
-from eqx_clip.nn.layers import Block
+from eqx_clip.nn.block import Block
 from eqx_clip.nn.stack import Stack
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from PIL import Image
 
 from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig, train
-from eqx_clip.nn import layers
+from eqx_clip.nn import attention
 
 
 TEXTS = ["a dog", "", "two dogs and a cat " * 9]
@@ -465,7 +465,7 @@ class Mixing(Twice):
         return self.inner(x) + x.mean(0)
 
 
-class Doubled(layers.Attention):
+class Doubled(attention.Attention):
     """An attention that inherits everything but what it computes."""
 
     def __call__(self, x):
@@ -541,7 +541,7 @@ def cudnn(monkeypatch):
         traced.append(len(q))
         return kernel(q, k, v)
 
-    monkeypatch.setattr(layers, "_has_cudnn", lambda: True)
+    monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
     return traced
 
@@ -549,7 +549,7 @@ def cudnn(monkeypatch):
 def attend(dtype, size=8):
     q, k, v = jnp.ones((3, 5, 2, size), dtype)
     # Compiled for the CPU, where cuDNN's branch is traced and left out.
-    return jax.jit(lambda q, k, v: layers._attend(q, k, v, causal=True))(q, k, v)
+    return jax.jit(lambda q, k, v: attention._attend(q, k, v, causal=True))(q, k, v)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -564,7 +564,7 @@ def test_cudnn_does_not_attend_in_float32(cudnn):
 
 
 def test_cudnn_does_not_attend_where_there_is_none(cudnn, monkeypatch):
-    monkeypatch.setattr(layers, "_has_cudnn", lambda: False)
+    monkeypatch.setattr(attention, "_has_cudnn", lambda: False)
     assert attend(jnp.bfloat16).dtype == jnp.bfloat16
     assert cudnn == []
 

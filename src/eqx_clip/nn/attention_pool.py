@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from .._types import at_least_float32
-from .layers import linear, normal, over_last
+from .linear import linear, normal, over_last
 from .mesh_axes import automatic
 
 

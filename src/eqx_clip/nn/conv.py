@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import DTypeLike, Float, PRNGKeyArray
 
 from .._types import at_least_float32
-from .layers import uniform
+from .linear import uniform
 from .mesh_axes import automatic
 
 

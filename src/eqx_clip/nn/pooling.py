@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Integer
 
-from .stack import Index, Stack, stack_at
+from .pooled_stack import stack_at
+from .stack import Index, Stack
 
 
 def class_token(stack: Stack, x: Float[Array, "tokens width"]) -> Float[Array, " width"]:

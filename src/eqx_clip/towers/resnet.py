@@ -1,6 +1,7 @@
 """OpenCLIP's residual network, whose last pooling is attention."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -301,9 +302,12 @@ def average_pool(x: Float[Array, "height width c"], size: int) -> Float[Array, "
     """The mean of each square of `size` pixels a side; what fills no square is not seen."""
     if size == 1:
         return x
-    rows, columns = x.shape[0] // size, x.shape[1] // size
-    squares = x[: rows * size, : columns * size].reshape(rows, size, columns, size, -1)
-    return jnp.mean(squares, axis=(1, 3), dtype=at_least_float32(x.dtype)).astype(x.dtype)
+    height, width = (side // size * size for side in x.shape[:2])
+    wide = x.astype(at_least_float32(x.dtype))
+    # XLA's reductions over short axes are slower on a CPU than the sum of shifted maps.
+    shifts = itertools.product(range(size), repeat=2)
+    first, *others = (wide[i:height:size, j:width:size] for i, j in shifts)
+    return (sum(others, start=first) / size**2).astype(x.dtype)
 
 
 def _normalized(

@@ -21,13 +21,16 @@ from .._checks import (
     check_tokens,
 )
 from .._types import Activation, Count, Input, Real, TextPooling
+from ..nn.activations import ACTIVATIONS
+from ..nn.block import Block
 from ..nn.flops import transformer_flops
 from ..nn.layer_groups import LayerGroups, transformer_groups
-from ..nn.layers import ACTIVATIONS, Block, layer_norm, normal
+from ..nn.linear import layer_norm, normal
 from ..nn.mesh_axes import automatic
 from ..nn.module import Module
+from ..nn.pooled_stack import stack_at
 from ..nn.pooling import TEXT_POOLINGS as POOLINGS
-from ..nn.stack import Stack, stack_at
+from ..nn.stack import Stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,14 @@ from .._checks import (
     short_repr,
 )
 from .._types import Activation, Count, ImagePooling, Input, Real, Size
+from ..nn.activations import ACTIVATIONS
+from ..nn.block import Block
 from ..nn.flops import transformer_flops
 from ..nn.layer_groups import LayerGroups, transformer_groups
-from ..nn.layers import ACTIVATIONS, Block, PatchConv2d, layer_norm, normal
+from ..nn.linear import layer_norm, normal
 from ..nn.mesh_axes import automatic
 from ..nn.module import Module
+from ..nn.patch_conv import PatchConv2d
 from ..nn.pooling import IMAGE_POOLINGS as POOLINGS
 from ..nn.stack import Stack
 

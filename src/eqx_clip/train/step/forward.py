@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -17,10 +17,11 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import DTypeLike, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from ..._checks import check_choice, check_dtype
-from ..._clip import CLIP, unit
+from ..._clip import CLIP
 from ..._types import AnyArray, Remat
 from ...nn.batch_norm import buffers
-from ...nn.stack import Index, Policy, Stack, block_at
+from ...nn.pooled_stack import block_at
+from ...nn.stack import Index, Policy, Stack
 from ...sharding import Rule, check_mesh, copies, shardings
 
 
@@ -76,21 +77,24 @@ class Forward:
         images = jnp.asarray(batch["image"])
         if images.dtype == jnp.uint8:
             images = model.preprocess.normalize(images)
-        encode = self._image_tower(model)
-        image_features = jax.vmap(encode, in_axes=(0, None if keys is None else 0))(images, keys)
-        text_features = jax.vmap(model.text)(batch["tokens"])
-        return unit(image_features), unit(text_features)
+        if self.patch_dropout:
+            _check_patches(model.image)
 
-    def _image_tower(self, model: CLIP) -> Callable[[Array, PRNGKeyArray | None], Array]:
+        def encode_image(image: Array, key: PRNGKeyArray | None) -> Array:
+            return self._dropping(model, key).encode_image(image)
+
+        in_axes = 0, None if keys is None else 0
+        image_features = jax.vmap(encode_image, in_axes)(images, keys)
+        # Not the towers: a subclass may encode in another way.
+        text_features = jax.vmap(lambda tokens: model.encode_text(tokens))(batch["tokens"])
+        return image_features, text_features
+
+    def _dropping(self, model: CLIP, key: PRNGKeyArray | None) -> CLIP:
+        """The model, of whose images patches are left out."""
         if not self.patch_dropout:
-            return lambda image, _: model.image(image)
-        tower: Any = model.image
-        if "patch_dropout" not in inspect.signature(tower).parameters:
-            raise ValueError(
-                f"The image tower, {type(tower).__name__}, has no patches to drop: leave "
-                "`patch_dropout` at 0."
-            )
-        return lambda image, key: tower(image, patch_dropout=self.patch_dropout, key=key)
+            return model
+        tower = _PatchDropout(model.image, key, self.patch_dropout)
+        return eqx.tree_at(lambda model: model.image, model, tower)
 
     def _prepared(self, model: CLIP) -> CLIP:
         """The model as it is computed with: locked, cast, gathered, its blocks rematerialised."""
@@ -121,6 +125,29 @@ class Forward:
 
         trees = (model,) if placed is None else (model, placed)
         return jax.tree.map(wrap, *trees, is_leaf=lambda node: isinstance(node, Stack))
+
+
+class _PatchDropout(eqx.Module):
+    """An image tower that leaves out patches of its own accord."""
+
+    tower: Any
+    key: PRNGKeyArray | None
+    share: float = eqx.field(static=True)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.tower.embed_dim
+
+    def __call__(self, image: Array) -> Array:
+        return self.tower(image, patch_dropout=self.share, key=self.key)
+
+
+def _check_patches(tower: Any) -> None:
+    if "patch_dropout" not in inspect.signature(tower).parameters:
+        raise ValueError(
+            f"The image tower, {type(tower).__name__}, has no patches to drop: leave "
+            "`patch_dropout` at 0."
+        )
 
 
 def row_keys(key: PRNGKeyArray | None, rows: Int32[Array, " batch"]) -> Key[Array, " batch"] | None:
