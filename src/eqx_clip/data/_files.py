@@ -5,6 +5,7 @@ import datetime
 import functools
 import hashlib
 import os
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -194,6 +195,12 @@ def joined(folder: str, path: str) -> str:
     if "://" in path or os.path.isabs(path):
         return path
     return f"{folder.rstrip('/')}/{path}"
+
+
+def simplified(url: str) -> str:
+    """The same place without `.`, `..` and doubled slashes: one spelling of those that it has."""
+    scheme, separator, path = url.rpartition("://")
+    return f"{scheme}{separator}{posixpath.normpath(path)}"
 
 
 def parent(url: str) -> str:

@@ -34,6 +34,7 @@ EXPECTED = (
     "a table (.csv, .tsv, .jsonl, .parquet) or a folder of tables, TFRecord files (.tfrecord), "
     "WebDataset shards (.tar), a folder of images beside their texts, or one prepared by TFDS"
 )
+_SHARDS = ("csv", "tsv", "jsonl", "parquet", "tar", "tfrecord")  # of tables and shards
 _ROWS = 8192  # at a time
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a text
 
@@ -129,6 +130,10 @@ class FolderSource(FileSource):
     def where(self, i: int) -> str:
         return joined(self.path, self._images[i].as_py())
 
+    def image_size(self, i: int) -> int | None:
+        (size,) = sizes_here([self.where(i)])
+        return size
+
     def text(self, i: int) -> str | list[str] | None:
         path, content = self._texts[i].as_py(), self._contents[i].as_py()
         if path is None:
@@ -199,6 +204,9 @@ def _problem(path: str, count: int, texts: Sequence[str]) -> str:
         f"{path} is no kind of data set: expected {EXPECTED}; found {contents(path)}, in all "
         f"{suffixes or 'no files'}."
     )
+    below = _data_below(path)
+    if below:
+        return f"{problem} Of data further down open {below}."
     if not count:
         return problem
     return (
@@ -206,6 +214,14 @@ def _problem(path: str, count: int, texts: Sequence[str]) -> str:
         "Folders of classes are for zero-shot accuracy: `open_classes`. A table is opened by its "
         "own path, with `image_root=`; texts of another extension are named by `text_key=`."
     )
+
+
+def _data_below(path: str) -> str | None:
+    """The first folder below that holds a table or shards, as repositories of data sets have."""
+    for folder, files in walk(path):
+        if any(_suffix(file.name) in _SHARDS for file in files):
+            return joined(path, folder).rstrip("/")
+    return None
 
 
 def _suffix(path: str) -> str:

@@ -5,11 +5,20 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ._files import joined
+from .._types import PathLike
+from ._files import is_folder, joined, normalized
 
 
 _ON_THE_WEB = re.compile("https?://", re.IGNORECASE)
 _ADDRESSES = ("url", "image_url", "img_url")  # columns of what img2dataset downloads
+
+
+def checked_root(folder: PathLike | None) -> str | None:
+    """An `image_root`, absolute, or None where there is none given."""
+    root = None if folder is None else normalized(folder)
+    if root is not None and not is_folder(root):
+        raise FileNotFoundError(f"There is no folder {root!r}, the `image_root`.")
+    return root
 
 
 def address_column(names: Sequence[str]) -> str | None:

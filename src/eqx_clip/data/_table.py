@@ -20,15 +20,22 @@ from ._fields import text_of
 from ._files import (
     File,
     ending,
-    is_folder,
     joined,
-    normalized,
     parent,
     read,
+    simplified,
     sizes_here,
 )
 from ._index import logger
-from ._paths import address_column, download_first, is_on_the_web, missing, root_of, with_slashes
+from ._paths import (
+    address_column,
+    checked_root,
+    download_first,
+    is_on_the_web,
+    missing,
+    root_of,
+    with_slashes,
+)
 from ._shards import ShardedSource
 from ._source import Example
 
@@ -65,7 +72,7 @@ class TableSource(ShardedSource):
         text_key: str | None = None,
         image_root: PathLike | None = None,
     ):
-        self.image_root = None if image_root is None else normalized(image_root)
+        self.image_root = checked_root(image_root)
         super().__init__(path, image_key, text_key)
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -77,8 +84,6 @@ class TableSource(ShardedSource):
         counts = np.bincount(self._shards.to_numpy(), minlength=len(self._files))
         self._first_rows = np.concatenate([[0], np.cumsum(counts)])
         self._slashes = False
-        if self.image_root is not None and not is_folder(self.image_root):
-            raise FileNotFoundError(f"There is no folder {self.image_root!r}, the `image_root`.")
         self._look_for_images()
         return mark
 
@@ -207,7 +212,8 @@ class TableSource(ShardedSource):
         return text_of(self._texts[i].as_py())
 
     def image_name(self, i: int) -> str | None:
-        return self._image(i)
+        image = self._image(i)
+        return None if image is None else simplified(image)
 
     def stored(self, rows: range) -> Iterator[Any]:
         """The images' paths as they stand in the table, their sizes where they lie here, texts."""
@@ -245,11 +251,22 @@ def _explained(file: File) -> Iterator[None]:
 
 def _strings(key: str, column: pa.Array) -> pa.Array:
     if not (pa.types.is_null(column.type) or _is_text(column.type)):
-        hint = f" Name a field of it: '{key}:field'." if pa.types.is_struct(column.type) else ""
+        hint = _hint(key, column.type)
         raise pa.ArrowTypeError(f"Column {key!r} must hold text; it holds {column.type}.{hint}")
     text = column.cast(pa.string())
     text.validate(full=True)  # nobody else looks whether it is UTF-8
     return text
+
+
+def _hint(key: str, kind: pa.DataType) -> str:
+    """What to do about a column that holds no text."""
+    is_struct = pa.types.is_struct(kind)
+    if pa.types.is_binary(kind) or (is_struct and kind.get_field_index("bytes") >= 0):
+        return (
+            " If these are images, open such files apart from tables of paths: a list of both is a "
+            "mixture."
+        )
+    return f" Name a field of it: '{key}:field'." if is_struct else ""
 
 
 def text_lists(key: str, column: pa.Array) -> pa.Array:

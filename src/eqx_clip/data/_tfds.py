@@ -135,6 +135,10 @@ class ParquetRecordSource(ParquetImageSource):
     def _kept(self) -> tuple[str, str]:
         return "data", ""
 
+    def image_size(self, i: int) -> int | None:
+        """Not known: the index has the size of the record."""
+        return None
+
     def text(self, i: int) -> str | list[str] | None:
         return self._read(i)["text"]
 

@@ -117,6 +117,9 @@ class WebDatasetSource(ShardedSource):
         for column in (self._columns[k] for k in (1, 3, 6)):
             yield column[rows.start : rows.stop].to_pylist()
 
+    def image_size(self, i: int) -> int | None:
+        return self._columns[3][i].as_py()
+
     def text(self, i: int) -> str | list[str] | None:
         file, _, _, _, start, size, _, key = self._entry(i)
         return None if start is None else text_in(read(file.url, *_range(start, size)), key)
