@@ -2,8 +2,7 @@
 
 import glob
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -22,9 +21,9 @@ def open_tfds(
 ) -> AbstractSource:
     """The examples of a split, or of a slice such as "validation[:50%]", of a prepared data set.
 
-    Without keys, its one `Image` feature is taken, and its one `Text`, or the one that is called as
-    captions are; in a sequence (`captions/text`) it is several texts of an image. Images stay
-    encoded.
+    Without keys, its one `Image` feature is taken, and the one `Text` that is called as captions
+    are (caption, text, title, description, sentence, alt, prompt and their plurals); in a sequence
+    (`captions/text`) it is several texts of an image. Images stay encoded.
 
     Raises `ValueError` for a split or a key that it does not have, and for files that hold fewer
     examples than the data set's own information says.
@@ -47,11 +46,11 @@ def open_tfds(
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
-# The last part of the names of texts that are captions, where a data set has several texts.
-_CAPTIONS = ("caption", "captions", "text", "txt", "title")
-# A word in the name of a text that says what an image is, not what it shows.
-_NAMES = re.compile(
-    r"(?:^|[_/])(?:id|ids|key|name|names|filename|file|path|url|uri|hash|source|license)$"
+# What captions are called, the last part of a feature's path in lower case. A text of another name
+# may be an identifier, a label or a language: it is taken only where `text_key` names it.
+_CAPTIONS = (
+    *("caption", "captions", "text", "texts", "txt", "title", "titles", "alt", "alt_text"),
+    *("description", "descriptions", "sentence", "sentences", "prompt", "prompts"),
 )
 
 
@@ -59,8 +58,11 @@ def key_of(builder: Any, what: str, given: str | None = None) -> str:
     """The feature that is given, or the only one, for an "image", a "text" or a "label".
 
     `builder` is a `tfds.core.DatasetBuilder`. Features within others are named by a path,
-    `captions/text`. Texts in a sequence are texts, too; names and identifiers are never taken for
-    captions unless they are given.
+    `captions/text`. Texts in a sequence are texts, too. Without a key a text is taken only by a
+    known name of captions, in any case: what another one holds (file names, identifiers, labels,
+    languages) its name does not tell.
+
+    Raises `ValueError` where none or several are left, with the features to choose from.
     """
     kind = {
         "image": tfds.features.Image,
@@ -72,19 +74,27 @@ def key_of(builder: Any, what: str, given: str | None = None) -> str:
     if given is not None:
         chosen = [name for name in candidates if name == given]
     elif what == "text":
-        chosen = [name for name in candidates if not _NAMES.search(name)]
-        usual = [name for name in chosen if name.rsplit("/", 1)[-1] in _CAPTIONS]
-        chosen = usual if len(usual) == 1 else chosen
+        chosen = [name for name in candidates if name.rsplit("/", 1)[-1].lower() in _CAPTIONS]
     else:
         chosen = candidates
     if len(chosen) == 1:
         return chosen[0]
     held = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-    wanted = f"the {what}_key {given!r}" if given else "one feature of it"
     raise ValueError(
-        f"Expected {wanted} to be a TFDS {kind.__name__}; {builder.data_dir} holds {held}. Pass "
-        f"`{what}_key=`."
+        f"Expected {_wanted(what, given)} to be a TFDS {kind.__name__}; {builder.data_dir} holds "
+        f"{held}. Pass `{what}_key=`{_choice(candidates)}."
     )
+
+
+def _wanted(what: str, given: str | None) -> str:
+    if given is not None:
+        return f"the {what}_key {given!r}"
+    called = " that is called as captions are (caption, text, ...)" if what == "text" else ""
+    return f"one feature of it{called}"
+
+
+def _choice(candidates: Sequence[str]) -> str:
+    return f", one of {', '.join(map(repr, candidates))}" if candidates else ""
 
 
 def _named(features: Any, prefix: str = "", *, repeated: bool) -> Iterator[tuple[str, Any]]:
