@@ -99,4 +99,6 @@ class Loader:
 def bad_sample(source: Any, index: int, error: Exception) -> BadSample:
     """What is told of an example that cannot be read."""
     cause = error.__cause__ or error  # of our own errors, Pillow's tells the kind
-    return BadSample(index, where(source, index), type(cause).__name__, str(error))
+    place = where(source, index)
+    message = str(error).removeprefix(f"{place}: ")
+    return BadSample(index, place, type(cause).__name__, message)

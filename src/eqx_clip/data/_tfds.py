@@ -13,7 +13,7 @@ from .._types import PathLike
 from ._files import digest, files_in, joined, marks, normalized
 from ._parquet_images import ParquetImageSource
 from ._source import AbstractSource, Example, FileSource, Mixture, Subset, log_keys
-from ._tfrecord import TFRecordSource, example_of, parse_example
+from ._tfrecord import TFRecordSource, example_at, parse_example
 
 
 def open_tfds(
@@ -153,8 +153,7 @@ class ParquetRecordSource(ParquetImageSource):
         return self._read(i)["text"]
 
     def _read(self, i: int) -> Example:
-        features = parse_example(self._bytes(i))
-        return example_of(features, str(self.image_key), str(self.text_key))
+        return example_at(self, i, parse_example(self._bytes(i)))
 
 
 class ArrayRecordSource(FileSource):
@@ -186,7 +185,7 @@ class ArrayRecordSource(FileSource):
             record = self._records[i]
         except RuntimeError as error:
             raise ValueError(f"The record is damaged. {error}") from error
-        return example_of(parse_example(record), str(self.image_key), str(self.text_key))
+        return example_at(self, i, parse_example(record))
 
 
 def _check_shards(split: Any) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ._fields import decoded, text_of
 from ._files import File, opened, read
 from ._shards import ShardedSource
-from ._source import Example
+from ._source import Example, FileSource
 
 
 # A record: its length (8 bytes), the length's checksum (4), the payload, its checksum (4).
@@ -91,7 +91,15 @@ class TFRecordSource(ShardedSource):
         return parse_example(read_record(file.url, start, size))
 
     def _read(self, i: int) -> Example:
-        return example_of(self._features(i), str(self.image_key), str(self.text_key))
+        return example_at(self, i, self._features(i))
+
+
+def example_at(source: FileSource, i: int, features: dict[str, list[bytes]]) -> Example:
+    """The example in a record of a source, or `ValueError` with where it lies."""
+    try:
+        return example_of(features, str(source.image_key), str(source.text_key))
+    except ValueError as error:
+        raise ValueError(f"{source.where(i)}: {error}") from error.__cause__
 
 
 def example_of(features: dict[str, list[bytes]], image_key: str, text_key: str) -> Example:
@@ -99,7 +107,7 @@ def example_of(features: dict[str, list[bytes]], image_key: str, text_key: str) 
     image = next(iter(features.get(image_key, ())), None)
     if not image:
         raise ValueError(f"The record has no image {image_key!r}.")
-    texts = [decoded(text, repr(text_key)) for text in features.get(text_key, ())]
+    texts = [decoded(text, f"The text {text_key!r}") for text in features.get(text_key, ())]
     return {"image": image, "text": text_of(texts)}
 
 
