@@ -75,8 +75,14 @@ LISTS = ("jsonl", "parquet", "tfrecord", "json tar")
 @pytest.mark.parametrize("kind", KINDS)
 def test_mostly_missing_captions_end_a_run(tmp_path, kind):
     path, key = write(tmp_path, kind, [f"text {i}" if i % 16 == 0 else None for i in range(64)])
-    with pytest.raises(ValueError, match="no caption"):
+    counted = r"\d+ of \d+ examples .*could not be used.*MissingCaptionError \d+.*no caption"
+    with pytest.raises(ValueError, match=counted):
         list(feed(open_source(path, text_key=key)))
+    with pytest.raises(
+        ValueError,
+        match=r"examples.* \d\d\.\d\d%, could not be used \(Missing\w* \d+\).*no caption",
+    ):
+        list(feed(open_source(path, text_key=key), max_bad=1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,9 @@ from ._files import is_folder, joined, normalized
 
 
 _ON_THE_WEB = re.compile("https?://", re.IGNORECASE)
+# As JPEG, PNG, GIF and WebP begin in it; a path would have a point in it.
+_BASE64 = re.compile(r"(data:image/[\w.+-]+;base64,|/9j/|iVBORw0KGgo|R0lGOD|UklGR)[\w+/=\s-]+")
+_LONG = 60  # characters
 _ADDRESSES = ("url", "image_url", "img_url")  # columns of what img2dataset downloads
 
 
@@ -37,6 +40,23 @@ def download_first(table: str, found: str) -> str:
     )
 
 
+def is_base64(path: str) -> bool:
+    """Whether a text in the place of a path is an image in base64."""
+    return len(path) > _LONG and _BASE64.fullmatch(path) is not None
+
+
+def not_base64(table: str, found: str) -> str:
+    return (
+        f"The images of {table} are in base64, {found[:_LONG]!r}..., which is not read: write them "
+        "as files, or as bytes in Parquet."
+    )
+
+
+def shortened(path: str) -> str:
+    """A path for people, of which little is left where it can be none."""
+    return path if len(path) <= 500 else f"{path[:_LONG]}... ({len(path):,} characters)"
+
+
 def with_slashes(path: str) -> str:
     return path.replace("\\", "/")
 
@@ -44,8 +64,9 @@ def with_slashes(path: str) -> str:
 def missing(path: str, folder: str) -> str:
     """What an image path that leads nowhere means, and what to do about it."""
     if os.path.isabs(path):
-        return f"{path!r}. Write the paths of this machine, or relative ones and `image_root=`."
-    place = f"{joined(folder, path)!r}. Relative paths start at {folder!r}"
+        place = f"{shortened(path)!r}. Write the paths of this machine"
+        return f"{place}, or relative ones and `image_root=`."
+    place = f"{shortened(joined(folder, path))!r}. Relative paths start at {folder!r}"
     return f"{place}; another folder is named by `image_root=`."
 
 
