@@ -115,6 +115,14 @@ def test_a_path_stands_for_bytes_that_are_empty(tmp_path):
     assert [example["image"] for example in source] == [b"beside", b"inside"]
 
 
+def test_structs_without_bytes_in_any_row_are_tables_of_paths(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(b"beside")
+    path = write(tmp_path / "t.parquet", pa.array([{"bytes": None, "path": "0.jpg"}]))
+    with pytest.raises(ValueError, match="no bytes in any row: name the paths, 'image:path'"):
+        open_source(path)
+    assert open_source(path, image_key="image:path")[0]["image"] == b"beside"
+
+
 def test_paths_of_images_outside_start_at_a_root(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "images" / "1.jpg").write_bytes(b"beside")

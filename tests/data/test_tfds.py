@@ -237,6 +237,7 @@ TEXT, IMAGE = tfds.features.Text(), tfds.features.Image()
         ({"objects": tfds.features.Sequence({"text": TEXT, "id": TEXT})}, "objects/text"),
         ({"Caption": TEXT, "raw": TEXT}, "Caption"),
         ({"TITLE": TEXT}, "TITLE"),
+        ({"alt_text": TEXT, "caption": TEXT}, "caption"),
         ({"prompt": TEXT, "uuid": TEXT}, "prompt"),
         ({"description": TEXT, "author": TEXT}, "description"),
         ({"Sentences": tfds.features.Sequence({"Text": TEXT})}, "Sentences/Text"),

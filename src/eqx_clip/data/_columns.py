@@ -20,7 +20,10 @@ def strings(key: str, column: pa.Array) -> pa.Array:
 def _hint(key: str, kind: pa.DataType) -> str:
     """What to do about a column that holds no text."""
     is_struct = pa.types.is_struct(kind)
-    if pa.types.is_binary(kind) or (is_struct and kind.get_field_index("bytes") >= 0):
+    is_image = is_struct and kind.get_field_index("bytes") >= 0
+    if is_image and pa.types.is_null(kind.field("bytes").type):
+        return f" It has no bytes in any row: name the paths, '{key}:path'."
+    if is_image or pa.types.is_binary(kind):
         return (
             " If these are images, open such files apart from tables of paths: a list of both is a "
             "mixture."

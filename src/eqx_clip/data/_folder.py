@@ -204,7 +204,7 @@ def _problem(path: str, count: int, texts: Sequence[str]) -> str:
     )
     below = _data_below(path)
     if below:
-        return f"{problem} Of data further down open {below}."
+        return f"{problem} There are data further down: open {below}."
     if not count:
         return problem
     return (

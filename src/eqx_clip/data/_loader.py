@@ -101,8 +101,8 @@ def _too_many(bad: list[BadSample], good: int) -> str:
     read = len(bad) + good
     return (
         f"{len(bad)} of {read} examples that were read, {len(bad) / read:.2%}, could not be used "
-        f"({kinds}), {_ATTEMPTS} in the place of one among them. The last: {bad[-1].where}. "
-        f"{bad[-1].message} `python -m eqx_clip.data` looks the whole data set over."
+        f"({kinds}), {_ATTEMPTS} in the place of one among them; `python -m eqx_clip.data` looks "
+        f"the whole data set over. The last: {bad[-1].where}. {bad[-1].message}"
     )
 
 

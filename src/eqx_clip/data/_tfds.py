@@ -46,11 +46,13 @@ def open_tfds(
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
-# What captions are called, the last part of a feature's path in lower case. A text of another name
-# may be an identifier, a label or a language: it is taken only where `text_key` names it.
+# What captions are called, the last part of a feature's path in lower case; the second only where
+# there is none of the first. A text of another name may be an identifier, a label or a language: it
+# is taken only where `text_key` names it.
 _CAPTIONS = (
-    *("caption", "captions", "text", "texts", "txt", "title", "titles", "alt", "alt_text"),
-    *("description", "descriptions", "sentence", "sentences", "prompt", "prompts"),
+    ("caption", "captions", "text", "texts", "txt", "title", "titles"),
+    ("description", "sentence", "prompt", "alt", "alt_text")
+    + ("descriptions", "sentences", "prompts"),
 )
 
 
@@ -74,27 +76,26 @@ def key_of(builder: Any, what: str, given: str | None = None) -> str:
     if given is not None:
         chosen = [name for name in candidates if name == given]
     elif what == "text":
-        chosen = [name for name in candidates if name.rsplit("/", 1)[-1].lower() in _CAPTIONS]
+        chosen = _called_captions(candidates)
     else:
         chosen = candidates
     if len(chosen) == 1:
         return chosen[0]
+    wanted, choice = f"one TFDS {kind.__name__}", ", ".join(map(repr, candidates))
+    if given is not None:
+        wanted = f"the {what}_key {given!r} to be a TFDS {kind.__name__}"
+    elif what == "text":
+        wanted += " that is called as captions are (caption, text, title, ...)"
+    choice = f", one of {choice}" if choice else ""
     held = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
     raise ValueError(
-        f"Expected {_wanted(what, given)} to be a TFDS {kind.__name__}; {builder.data_dir} holds "
-        f"{held}. Pass `{what}_key=`{_choice(candidates)}."
+        f"Expected {wanted}; {builder.data_dir} holds {held}. Pass `{what}_key=`{choice}."
     )
 
 
-def _wanted(what: str, given: str | None) -> str:
-    if given is not None:
-        return f"the {what}_key {given!r}"
-    called = " that is called as captions are (caption, text, ...)" if what == "text" else ""
-    return f"one feature of it{called}"
-
-
-def _choice(candidates: Sequence[str]) -> str:
-    return f", one of {', '.join(map(repr, candidates))}" if candidates else ""
+def _called_captions(names: Sequence[str]) -> list[str]:
+    found = ([n for n in names if n.rsplit("/", 1)[-1].lower() in known] for known in _CAPTIONS)
+    return next(filter(None, found), [])
 
 
 def _named(features: Any, prefix: str = "", *, repeated: bool) -> Iterator[tuple[str, Any]]:

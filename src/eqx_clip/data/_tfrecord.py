@@ -20,6 +20,7 @@ from ._source import Example, FileSource
 _HEADER, _FOOTER = 12, 4
 # Records whose features are looked at, to find the image's and the text's.
 _LOOKED_AT = 100
+_LOOKED_FOR = 1000  # records, evenly spread, in which a key that is given is looked for
 
 
 class TFRecordSource(ShardedSource):
@@ -52,10 +53,14 @@ class TFRecordSource(ShardedSource):
         return mark
 
     def _names(self) -> tuple[str, ...]:
-        """The features that hold bytes, of the records until both keys are among them."""
+        """The features that hold bytes, of the first records until both keys are among them, and of
+        some of all for a key that is given and not yet there."""
+        given = {key for key in (self.image_key, self.text_key) if key}
         names: set[str] = set()
         problems = []
-        for i in range(min(len(self), _LOOKED_AT)):  # some records lack a text
+        for k, i in enumerate(self._looked_at()):  # some records lack a text
+            if k >= _LOOKED_AT and given <= names:
+                break
             try:
                 features = self._features(i)
             except ValueError as error:  # a damaged record counts when it is read
@@ -70,6 +75,10 @@ class TFRecordSource(ShardedSource):
                 f"{problems[0]}"
             ) from problems[0]
         return tuple(sorted(names))
+
+    def _looked_at(self) -> Iterator[int]:
+        yield from range(min(len(self), _LOOKED_AT))
+        yield from np.linspace(0, len(self) - 1, min(len(self), _LOOKED_FOR)).astype(int).tolist()
 
     def where(self, i: int) -> str:
         file, start, *_ = self._entry(i)
