@@ -49,10 +49,10 @@ def open_tfds(
 # What captions are called, the last part of a feature's path in lower case; the second only where
 # there is none of the first. A text of another name may be an identifier, a label or a language: it
 # is taken only where `text_key` names it.
-_CAPTIONS = (
-    ("caption", "captions", "text", "texts", "txt", "title", "titles"),
-    ("description", "sentence", "prompt", "alt", "alt_text")
-    + ("descriptions", "sentences", "prompts"),
+_CAPTIONS = ("caption", "captions", "text", "texts", "txt", "title", "titles")
+_DESCRIPTIONS = (
+    *("description", "descriptions", "sentence", "sentences"),
+    *("prompt", "prompts", "alt", "alt_text"),
 )
 
 
@@ -94,8 +94,10 @@ def key_of(builder: Any, what: str, given: str | None = None) -> str:
 
 
 def _called_captions(names: Sequence[str]) -> list[str]:
-    found = ([n for n in names if n.rsplit("/", 1)[-1].lower() in known] for known in _CAPTIONS)
-    return next(filter(None, found), [])
+    """The names that are those of captions, in any case."""
+    last = {name: name.rsplit("/", 1)[-1].lower() for name in names}
+    found = [name for name in names if last[name] in _CAPTIONS]
+    return found or [name for name in names if last[name] in _DESCRIPTIONS]
 
 
 def _named(features: Any, prefix: str = "", *, repeated: bool) -> Iterator[tuple[str, Any]]:
