@@ -119,10 +119,11 @@ def sizes_here(urls: Sequence[str | None]) -> list[int | None]:
 
 
 def _sizes_here(urls: Sequence[str | None]) -> list[int | None]:
-    return [_size_here(url) for url in urls]
+    return [size_here(url) for url in urls]
 
 
-def _size_here(url: str | None) -> int | None:
+def size_here(url: str | None) -> int | None:
+    """The bytes of a file; None where it is far away, or not there."""
     try:
         return None if url is None or "://" in url else os.stat(url).st_size
     except (OSError, ValueError):  # which whoever reads it is told

@@ -23,6 +23,7 @@ from ._files import (
     joined,
     listed,
     read,
+    size_here,
     sizes_here,
     walk,
 )
@@ -132,8 +133,7 @@ class FolderSource(FileSource):
         return joined(self.path, self._images[i].as_py())
 
     def image_size(self, i: int) -> int | None:
-        (size,) = sizes_here([self.where(i)])
-        return size
+        return size_here(self.where(i))
 
     def text(self, i: int) -> str | list[str] | None:
         path, content = self._texts[i].as_py(), self._contents[i].as_py()

@@ -46,9 +46,9 @@ def open_tfds(
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
-# What captions are called, the last part of a feature's path in lower case; the second only where
-# there is none of the first. A text of another name may be an identifier, a label or a language: it
-# is taken only where `text_key` names it.
+# What captions are called, the last part of a feature's path in lower case, and, where no text is
+# called so, what else they are. A text of another name may be an identifier, a label or a language:
+# it is taken only where `text_key` names it.
 _CAPTIONS = ("caption", "captions", "text", "texts", "txt", "title", "titles")
 _DESCRIPTIONS = (
     *("description", "descriptions", "sentence", "sentences"),
