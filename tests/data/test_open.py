@@ -91,6 +91,8 @@ def test_a_list_of_several_kinds_or_with_factors_is_a_mixture(folder):
     source = open_source([folder / "tars", f"{folder}/table.csv"])
     assert isinstance(source, Mixture)
     assert [x["text"] for x in source] == ["text 0", "text 1", "text 2"] * 2
+    several = open_source([f"{folder}/tars::{folder}/table.csv", folder / "tars"])
+    assert isinstance(several, Mixture) and len(several) == 9
     assert open_source([folder / "table.csv"] * 2, factors=[1, 2]).factors == (1.0, 2.0)
     with pytest.raises(ValueError, match="list of paths is empty"):
         open_source([])

@@ -202,9 +202,8 @@ def _problem(path: str, count: int, texts: Sequence[str]) -> str:
         f"{path} is no kind of data set: expected {EXPECTED}; found {contents(path)}, in all "
         f"{suffixes or 'no files'}."
     )
-    below = _data_below(path)
-    if below:
-        return f"{problem} There are data further down: open {below}."
+    if below := _data_below(path):
+        problem = f"{problem} There are data further down: open {below}."
     if not count:
         return problem
     return (

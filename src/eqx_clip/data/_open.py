@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,9 @@ from ._table import TableSource, is_table
 from ._tfds import open_tfds
 from ._tfrecord import TFRecordSource
 from ._webdataset import WebDatasetSource
+
+
+_THREADS = 32  # that wait for a network
 
 
 def open_source(
@@ -73,13 +77,12 @@ def open_source(
     Raises `ValueError` for what is no path and for data that is damaged or lacks a key, and
     `FileNotFoundError` where nothing is, each saying what was looked for and found.
     """
-    if isinstance(path, str | os.PathLike):
-        parts = os.fspath(path).split("::")
-    else:
-        parts = _checked(path)
-        if factors is None and _are_alike(parts, image_key):
-            parts = ["::".join(parts)]
-    sources = [_opened(part, image_key, text_key, image_root, split) for part in parts]
+    is_one = isinstance(path, str | os.PathLike)
+    paths = [path] if is_one else _checked(path)
+    found = _kinds([part for one in paths for part in os.fspath(one).split("::")], image_key)
+    if not is_one and factors is None and _are_alike(found):
+        found = [(found[0][0], "::".join(url for _, url in found))]
+    sources = [_opened(*one, image_key, text_key, image_root, split) for one in found]
     if n_samples is not None:
         count = as_count("n_samples", n_samples)
         sources = [_first(count, source) for source in sources]
@@ -88,8 +91,8 @@ def open_source(
     return Mixture(sources, factors)
 
 
-def _checked(paths: Any) -> list[str]:
-    """A list of paths as strings, or `ValueError`."""
+def _checked(paths: Any) -> list[Any]:
+    """The paths of a list, or `ValueError` for what is none."""
     is_list = isinstance(paths, Iterable) and not isinstance(paths, bytes | Mapping)
     given: list[Any] = list(paths) if is_list else [paths]
     for part in given:
@@ -100,7 +103,7 @@ def _checked(paths: Any) -> list[str]:
             )
     if not given:
         raise ValueError("The list of paths is empty: expected tables or folders.")
-    return [os.fspath(part) for part in given]
+    return given
 
 
 def _first(count: int, source: AbstractSource) -> Subset:
@@ -110,47 +113,52 @@ def _first(count: int, source: AbstractSource) -> Subset:
 
 
 def _opened(
-    path: str,
+    kind: type[FileSource] | None,
+    url: str,
     image_key: str | None,
     text_key: str | None,
     image_root: PathLike | None,
     split: str,
 ) -> AbstractSource:
-    if not path:
-        raise ValueError("The path is empty: expected a table or a folder of shards.")
-    kind, where = _kind(path, image_key)
+    """A path as what it was found to be."""
     if kind in (TableSource, ParquetImageSource):
-        return sliced(kind(where, image_key, text_key, image_root), split)
+        return sliced(kind(url, image_key, text_key, image_root), split)
     if image_root is not None:
         raise ValueError(
-            f"`image_root` is of tables and of Parquet that names files; {path} is neither."
+            f"`image_root` is of tables and of Parquet that names files; {url} is neither."
         )
     if kind is None:
-        return open_tfds(where, image_key, text_key, split)
-    return sliced(kind(where, image_key, text_key), split)
+        return open_tfds(url, image_key, text_key, split)
+    return sliced(kind(url, image_key, text_key), split)
 
 
-def _are_alike(paths: list[str], image_key: str | None) -> bool:
+Found = tuple[type[FileSource] | None, str]  # the kind of source that a path is, and what to open
+
+
+def _kinds(paths: list[str], image_key: str | None) -> list[Found]:
+    """What each path is, by threads where some are far away."""
+    threads = _THREADS if any("://" in path for path in paths) else 1
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda path: _kind(path, image_key), paths))
+
+
+def _are_alike(found: list[Found]) -> bool:
     """Whether several paths are of one kind that reads many files as one."""
-    kinds = {_kind(path, image_key)[0] for path in paths}
+    kinds = {kind for kind, _ in found}
     return len(kinds) == 1 and all(kind and issubclass(kind, ShardedSource) for kind in kinds)
 
 
-def _kind(path: str, image_key: str | None) -> tuple[type[FileSource] | None, str]:
-    """The kind of source that a path is, and what to open as that.
-
-    None is what TFDS prepared. Paths of one kind may be joined by `::`.
-    """
-    if "::" in path:
-        kinds, urls = zip(*(_kind(part, image_key) for part in path.split("::")), strict=True)
-        return kinds[0], "::".join(urls)
+def _kind(path: str, image_key: str | None) -> Found:
+    """The kind of source that a path is, None for what TFDS prepared, and what to open as that."""
+    if not path:
+        raise ValueError("The path is empty: expected a table or a folder of shards.")
     kind, url = _kind_by_names(path)
     if kind is TableSource and _holds_images(url, image_key):
         kind = ParquetImageSource
     return kind, url
 
 
-def _kind_by_names(path: str) -> tuple[type[FileSource] | None, str]:
+def _kind_by_names(path: str) -> Found:
     """The same by the names of the files, to which all Parquet is a table of paths."""
     url = normalized(path)
     if is_pattern(url):
