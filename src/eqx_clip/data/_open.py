@@ -28,9 +28,9 @@ from ._files import (
 from ._folder import EXPECTED, METADATA, FolderSource, is_image, texts_beside_images
 from ._parquet import opened_parquet
 from ._parquet_images import ParquetImageSource, image_columns
+from ._paths import check_splits
 from ._shards import ShardedSource
 from ._source import AbstractSource, FileSource, Mixture, Subset
-from ._splits import check_splits
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
 from ._tfrecord import TFRecordSource

@@ -10,10 +10,9 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from .._types import PathLike
-from ._columns import text_lists
 from ._fields import check_columns, key_path, text_of
 from ._files import File, joined, parent, read, simplified
-from ._parquet import field, opened_parquet
+from ._parquet import field, opened_parquet, text_lists
 from ._parquet_pages import Chunk, Place, places, value_of
 from ._paths import checked_root, missing
 from ._shards import ShardedSource

@@ -1,12 +1,14 @@
-"""Paths of images as tables spell them: on the web, with backslashes, from another folder."""
+"""Paths as people write them: of images in tables, of the files of several splits."""
 
+import fnmatch
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .._types import PathLike
-from ._files import is_folder, joined, normalized
+from ._files import is_folder, joined, listed, normalized
 
 
 _ON_THE_WEB = re.compile("https?://", re.IGNORECASE)
@@ -84,3 +86,46 @@ def _roots(folder: str) -> Iterator[str]:
     if os.path.isdir(folder):
         yield from sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
     yield from map(str, Path(folder).parents)
+
+
+# Words in the names of files and folders that say what they are for.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+
+
+def check_splits(url: str, paths: Sequence[str]) -> None:
+    """Raises `ValueError` for files of which some are for training and others for evaluation.
+
+    Of several such words in a path the last one counts: `my_test_of_train.csv` is for training.
+    `paths` start at the folder `url`.
+    """
+    found = {path: word for path in paths if (word := _last_word(path))}
+    firsts = {_SPLITS[word]: path for path, word in reversed(found.items())}
+    if len(firsts) > 1:
+        raise ValueError(
+            f"{url} holds several splits, {listed(sorted(firsts.values()))}: {_remedy(url, found)} "
+            "A list takes all."
+        )
+
+
+def _last_word(path: str) -> str | None:
+    words = [word for word in re.findall("[a-z]+", path.lower()) if word in _SPLITS]
+    return words[-1] if words else None
+
+
+def _remedy(url: str, found: dict[str, str]) -> str:
+    """How to open one split alone, of files by the words that say theirs."""
+    for path, word in found.items():
+        folder, name = posixpath.split(path)
+        if word not in name.lower():
+            return f"open the folder of one, such as {joined(url, folder)}."
+        start = name.lower().index(word)
+        pattern = f"*{name[start : start + len(word)]}*{posixpath.splitext(name)[1]}"
+        pattern = posixpath.join(folder, pattern)
+        others = [one for one, other in found.items() if _SPLITS[other] != _SPLITS[word]]
+        if not fnmatch.filter(others, pattern):
+            return f"name the files of one by a pattern, such as {joined(url, pattern)}."
+    return "name the files of one in a list."

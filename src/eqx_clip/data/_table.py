@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from .._types import PathLike
 from . import _csv, _jsonl, _parquet
-from ._columns import TEXTS, strings, text_lists
 from ._fields import key_path, text_of
 from ._files import (
     File,
@@ -29,6 +28,7 @@ from ._files import (
     sizes_here,
 )
 from ._index import logger
+from ._parquet import TEXTS, strings, text_lists
 from ._paths import (
     address_column,
     checked_root,
