@@ -2,6 +2,7 @@
 
 import io
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -123,6 +124,14 @@ def test_only_images_of_one_size_are_read(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(type(source), "_read", lambda self, i: asked.append(i) or {"image": b"x"})
     assert Pairs(source).groups.tolist() == [0, 0, 1, 2] and asked == [0, 1]
+
+
+def test_images_far_away_are_grouped(tmp_path):
+    data = repeated(tmp_path, "structs").read_bytes()
+    files = fsspec.filesystem("memory")
+    files.pipe("/pairs/t.parquet", data)
+    assert Pairs(open_source("memory://pairs/t.parquet")).num_images == 4
+    files.rm("/pairs", recursive=True)
 
 
 def test_what_cannot_be_read_is_an_image_of_its_own(tmp_path):

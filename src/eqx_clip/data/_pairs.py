@@ -2,7 +2,7 @@
 
 import collections
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -116,10 +116,8 @@ def _digested(image: Any) -> Image:
     return len(data), hashlib.sha256(data).digest()
 
 
-def _mapped(source: Any, function: Callable[[int], Any], rows: Iterable[int], what: str) -> list:
+def _mapped(source: Any, function: Callable[[int], Any], rows: Sequence[int], what: str) -> list:
     """What a function gives for each row, by threads where that waits for a network."""
-    bar = tqdm(rows, desc=what, unit="row", delay=1)
-    if not is_remote(source):
-        return [function(i) for i in bar]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(function, bar))
+    with ThreadPoolExecutor(_THREADS) as pool:  # starts no thread that has nothing to do
+        found = (pool.map if is_remote(source) else map)(function, rows)
+        return list(tqdm(found, total=len(rows), desc=what, unit="row", delay=1))
