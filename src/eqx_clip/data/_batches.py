@@ -165,7 +165,7 @@ class Batches(Iterator[Batch]):
             self.close()
             counts = ", ".join(f"{cause} {count}" for cause, count in self.bad_samples.items())
             raise ValueError(
-                f"{bad} of {self._seen} examples could not be used, more than `max_bad`="
+                f"{bad} of {self._seen + bad} examples could not be used, more than `max_bad`="
                 f"{self._max_bad:.2%} ({counts}). The last: {sample.where}. {sample.message}"
             )
 
