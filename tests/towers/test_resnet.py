@@ -11,8 +11,9 @@ from helpers import relative_error
 
 from eqx_clip.nn.attention_pool import AttentionPool2d
 from eqx_clip.nn.batch_norm import BatchNorm2d, buffers
+from eqx_clip.nn.bottleneck import average_pool
 from eqx_clip.nn.conv import Conv2d
-from eqx_clip.towers.resnet import ResNetConfig, Stage, average_pool
+from eqx_clip.towers.resnet import ResNetConfig, Stage
 
 
 SMALL = ResNetConfig(image_size=(64, 32), depths=(3, 1, 2, 1), width=4, embed_dim=6, num_heads=2)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
-from .._image import to_rgb
+from ..images.decode import to_rgb
 from ._captions import places
 from ._source import AbstractSource, Example, image_name, image_size, is_remote, text_at, where
 

@@ -122,7 +122,7 @@ def _tell_of_cut(mode: str) -> None:
     """Once a mode and process."""
     logger.warning(
         "An image of mode %r has values of more than 8 bits: Pillow, and so OpenCLIP, makes all "
-        "above 255 white. If yours are, scale them to 8 bits first.",
+        "above 255 white, and fractions of 0 to 1 black. Scale yours to 0 to 255 first.",
         mode,
     )
 

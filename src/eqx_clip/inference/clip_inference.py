@@ -15,7 +15,8 @@ from .._checks import as_array, as_finite, short_repr
 from .._clip import CLIP
 from .._types import AnyArray, ImageLike, Real, TextLike
 from ..checkpoints.load import create, load
-from .embed import embed_images, embed_texts, is_one_image
+from .embed import embed_images, embed_texts
+from .inputs import is_one_image
 
 
 if TYPE_CHECKING:

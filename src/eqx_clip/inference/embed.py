@@ -4,8 +4,7 @@ import collections
 import contextlib
 import itertools
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Num, UInt8
-from PIL import Image, ImageFile
 
 from .._checks import as_count, short_repr
 from .._clip import CLIP
 from .._types import AnyArray, Count, ImageLike, TextLike, at_least_float32
-from ..images.decode import encoded, is_encoded, to_rgb
-from ..images.preprocess import AbstractTransform
 from ..sharding import rows_beside
 from ..tokenizers.clip import as_captions, as_several
+from .inputs import check_several, pixels_of, read_at_once
 
 
 # Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
@@ -70,7 +67,7 @@ def embed_images(
     interrupted twice: then each ends with the image that it is at.
     """
     batch_size = as_count("batch_size", batch_size)
-    _check_several(images)
+    check_several(images)
     if not (on_error is None or callable(on_error)):
         raise ValueError(
             "`on_error` must be a function of an index and an error; got "
@@ -86,7 +83,7 @@ def embed_images(
         bar.update()
 
     with _threads() as pool:
-        pixels = _ahead(pool, _pixels(model.preprocess), _read_at_once(images), 2 * batch_size)
+        pixels = _ahead(pool, pixels_of(model.preprocess), read_at_once(images), 2 * batch_size)
         batches = _image_batches(pixels, batch_size, skip)
         return _embed(_encode_images, model, batches, batch_size, bar)
 
@@ -165,64 +162,6 @@ def _power_of_two(count: int) -> int:
 
 def _filled(examples: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([examples, examples[:1].repeat(size - len(examples), axis=0)])
-
-
-def _check_several(images: Any) -> None:
-    """`ValueError` for one image, a folder, and what holds no images."""
-    if isinstance(images, str | os.PathLike) and os.path.isdir(os.path.expanduser(images)):
-        raise ValueError(
-            f"{os.fspath(images)!r} is a folder; pass its files, such as "
-            f"`sorted(Path({os.fspath(images)!r}).glob('*.jpg'))`."
-        )
-    if is_one_image(images):
-        raise ValueError(f"Expected several images; got one, {_described(images)}: pass `[image]`.")
-    if isinstance(images, Mapping) or not isinstance(images, Iterable):
-        raise ValueError(f"Expected several images in a list; got {_described(images)}.")
-
-
-def is_one_image(image: Any) -> bool:
-    if isinstance(image, AnyArray):
-        return image.ndim in (0, 2, 3)
-    return isinstance(image, Image.Image | str | os.PathLike) or is_encoded(image)
-
-
-def _read_at_once(images: Iterable[ImageLike]) -> Iterator[ImageLike | Exception]:
-    """The images as they are now, or why they cannot be read.
-
-    What is no list may close a file, show an animation's next frame, or write to an array when it
-    is asked for the image that follows.
-    """
-    stays = isinstance(images, list | tuple | AnyArray)
-    for image in images:
-        try:
-            yield image if stays else _copied(image)
-        except (OSError, ValueError) as error:
-            yield error
-
-
-def _copied(image: ImageLike) -> ImageLike:
-    if isinstance(image, Image.Image):
-        return to_rgb(image).copy()
-    if isinstance(image, np.ndarray):
-        return image.copy()
-    return encoded(image) if is_encoded(image) else image
-
-
-def _pixels(preprocess: AbstractTransform) -> Callable[[ImageLike | Exception], np.ndarray]:
-    """`preprocess.pixels`, for threads."""
-    locks = [threading.Lock() for _ in range(256)]
-
-    def pixels(image: ImageLike | Exception) -> np.ndarray:
-        if isinstance(image, Exception):
-            raise image
-        if not (isinstance(image, ImageFile.ImageFile) or hasattr(image, "read")):
-            return preprocess.pixels(image)
-        # An opened file is read at its first use, which two threads must not do at once, and the
-        # same image may stand in a list twice.
-        with locks[id(image) // 16 % len(locks)]:
-            return preprocess.pixels(image)
-
-    return pixels
 
 
 def _image_batches(
@@ -310,7 +249,3 @@ def _bar(examples: Iterable, unit: str, progress: bool) -> Any:
 
     total = len(examples) if isinstance(examples, Sized) else None
     return Bar(total=total, unit=unit, unit_scale=False, delay=1, disable=not progress)
-
-
-def _described(image: Any) -> str:
-    return f"an array of shape {image.shape}" if isinstance(image, AnyArray) else repr(image)[:80]

@@ -1,22 +1,21 @@
 """OpenCLIP's residual network, whose last pooling is attention."""
 
 import dataclasses
-import itertools
 import math
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from .._checks import as_count, as_counts, as_size, canonicalize, check_image, pair
-from .._types import Count, Input, Size, at_least_float32
+from .._types import Count, Input, Size
 from ..nn.attention_pool import AttentionPool2d
 from ..nn.batch_norm import BatchNorm2d
+from ..nn.bottleneck import EXPANSION, Bottleneck, average_pool, normalized
 from ..nn.conv import Conv2d
 from ..nn.layer_groups import LayerGroups, along_depth
 from ..nn.mesh_axes import automatic
@@ -24,7 +23,6 @@ from ..nn.module import Module
 from ..nn.stack import Stack
 
 
-EXPANSION = 4  # output channels of a bottleneck, of those inside it
 REDUCTION = 32  # pixels of a side, of each position of the last map
 
 
@@ -80,62 +78,6 @@ class ResNetConfig:
 
     def build(self, *, key: PRNGKeyArray) -> "ModifiedResNet":
         return ModifiedResNet(self, key=key)
-
-
-class Downsample(eqx.Module):
-    """A bottleneck's shortcut where its output has another shape: pool, project, normalise."""
-
-    conv: Conv2d
-    bn: BatchNorm2d
-    stride: int = eqx.field(static=True)
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, key: PRNGKeyArray):
-        self.conv = Conv2d(in_channels, out_channels, 1, use_bias=False, key=key)
-        self.bn = BatchNorm2d(out_channels)
-        self.stride = stride
-
-    def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
-        return _normalized(self.conv, self.bn, average_pool(x, self.stride))
-
-
-class Bottleneck(Module):
-    """Three convolutions with a shortcut around them: `open_clip.modified_resnet.Bottleneck`.
-
-    With a stride the map is averaged after the second convolution.
-    """
-
-    conv1: Conv2d
-    bn1: BatchNorm2d
-    conv2: Conv2d
-    bn2: BatchNorm2d
-    conv3: Conv2d
-    bn3: BatchNorm2d
-    downsample: Downsample | None
-    stride: int = eqx.field(static=True)
-
-    def __init__(self, in_channels: int, width: int, stride: int, *, key: PRNGKeyArray):
-        keys, out_channels = jr.split(key, 4), EXPANSION * width
-        self.conv1 = Conv2d(in_channels, width, 1, use_bias=False, key=keys[0])
-        self.bn1 = BatchNorm2d(width)
-        self.conv2 = Conv2d(width, width, 3, padding=1, use_bias=False, key=keys[1])
-        self.bn2 = BatchNorm2d(width)
-        self.conv3 = Conv2d(width, out_channels, 1, use_bias=False, key=keys[2])
-        self.bn3 = _with_zero_weight(BatchNorm2d(out_channels))
-        is_plain = stride == 1 and in_channels == out_channels
-        self.downsample = (
-            None if is_plain else Downsample(in_channels, out_channels, stride, key=keys[3])
-        )
-        self.stride = stride
-
-    @automatic
-    def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
-        """Gives the dtype of `x`; each convolution, its normalisation and activation follow each
-        other in at least float32."""
-        y = jax.nn.relu(_normalized(self.conv1, self.bn1, x)).astype(x.dtype)
-        y = jax.nn.relu(_normalized(self.conv2, self.bn2, y)).astype(x.dtype)
-        y = _normalized(self.conv3, self.bn3, average_pool(y, self.stride))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return jax.nn.relu(y + shortcut.astype(y.dtype)).astype(x.dtype)
 
 
 class Stage(eqx.Module):
@@ -294,27 +236,8 @@ class ModifiedResNet(Module):
             (self.conv2, self.bn2),
             (self.conv3, self.bn3),
         ):
-            x = jax.nn.relu(_normalized(conv, norm, x)).astype(dtype)
+            x = jax.nn.relu(normalized(conv, norm, x)).astype(dtype)
         return average_pool(x, 2)
-
-
-def average_pool(x: Float[Array, "height width c"], size: int) -> Float[Array, "rows columns c"]:
-    """The mean of each square of `size` pixels a side; what fills no square is not seen."""
-    if size == 1:
-        return x
-    height, width = (side // size * size for side in x.shape[:2])
-    wide = x.astype(at_least_float32(x.dtype))
-    # XLA's reductions over short axes are slower on a CPU than the sum of shifted maps.
-    shifts = itertools.product(range(size), repeat=2)
-    first, *others = (wide[i:height:size, j:width:size] for i, j in shifts)
-    return (sum(others, start=first) / size**2).astype(x.dtype)
-
-
-def _normalized(
-    conv: Conv2d, norm: BatchNorm2d, x: Float[Array, "height width in"]
-) -> Float[Array, "rows columns out"]:
-    """Convolution and normalisation, in at least float32."""
-    return norm(conv(x, dtype=at_least_float32(x.dtype)))
 
 
 def _stages(config: ResNetConfig, *, key: PRNGKeyArray) -> tuple[Stage, Stage, Stage, Stage]:
@@ -325,7 +248,3 @@ def _stages(config: ResNetConfig, *, key: PRNGKeyArray) -> tuple[Stage, Stage, S
         Stage(*size, key=stage_key) for size, stage_key in zip(sizes, jr.split(key, 4), strict=True)
     )
     return first, second, third, fourth
-
-
-def _with_zero_weight(norm: BatchNorm2d) -> BatchNorm2d:
-    return eqx.tree_at(lambda norm: norm.weight, norm, jnp.zeros_like(norm.weight))
