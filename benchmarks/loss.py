@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eqx_clip import sharding
-from eqx_clip._loss import clip_loss, siglip_loss
+from eqx_clip.losses.contrastive import clip_loss, siglip_loss
 
 
 DEVICES, EMBED, MIB = 8, 512, 2**20

@@ -24,7 +24,7 @@ from tpu import GIB, abstract_inputs
 
 import eqx_clip
 from eqx_clip import sharding, train
-from eqx_clip._models import model_config
+from eqx_clip.zoo.architectures import model_config
 
 
 DEPTHS, PARTS, DEVICE = (12, 24), (1, 2, 4, 8, 16), jax.devices()[:1]

@@ -36,8 +36,7 @@ from start import save_weights
 
 import eqx_clip
 from eqx_clip import train
-from eqx_clip.train._flops import tower_flops
-from eqx_clip.train._prefetch import TEXT_LENGTHS
+from eqx_clip.train.run.prefetch import TEXT_LENGTHS
 
 
 Batch = dict[str, np.ndarray]
@@ -165,7 +164,7 @@ def speed(name: str, captions: str, size: int, rounds: int, weights: Path) -> co
     seconds = common.alternate(
         {side: lambda side=side: steps[side](next(turns[side])) for side in steps}, rounds
     )
-    text = np.mean([tower_flops(model.text, cut_to(row)) for row in lengths]) / 1e9
+    text = np.mean([model.text.flops(cut_to(row)) for row in lengths]) / 1e9
     forward = gigaflops(model, "encode_image") + text
     rate = common.matrix_rate()["jax"] if ON_CPU else common.accelerator_rate(jnp.bfloat16)
     return {

@@ -34,7 +34,7 @@ import jax
 import numpy as np
 
 import eqx_clip
-from eqx_clip._registry import Pretrained, find_pretrained
+from eqx_clip.zoo.pretrained import Pretrained, find_pretrained
 
 
 # Top-1 of `docs/openclip_results.csv` in OpenCLIP's repository. Weights of the quick GELU have two

@@ -325,7 +325,7 @@ def main(options: Options) -> None:
             content[what] = datasets.fingerprint(source)
             logger.info("%s: %s in %s", what, content[what], path)
             if what == "valid":
-                source = datasets.Pairs(source)
+                source = datasets.Pairs(source, empty_captions=data.empty_captions)
                 logger.info("valid: %d captions of %d images", len(source), source.num_images)
             sources[what] = source
             with feed(options, what, source, stand_in, workers=0) as examples:

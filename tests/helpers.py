@@ -7,7 +7,7 @@ import numpy as np
 
 import eqx_clip
 from eqx_clip import CLIPConfig
-from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip.checkpoints.config import config_from_open_clip
 
 
 # A model of each kind of tower in OpenCLIP's format, small but with unequal sizes everywhere.
@@ -43,6 +43,28 @@ TINY_CONVNEXT = {
     },
     "text_cfg": TINY_VIT["text_cfg"],
 }
+TINY_RESNET = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 64, "layers": [2, 1, 3, 2], "width": 6, "head_width": 48},
+    "text_cfg": TINY_VIT["text_cfg"],
+}
+TINY_CLIPA = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        **TINY_VIT["vision_cfg"],
+        "no_ln_pre": True,
+        "pool_type": "avg",
+        "final_ln_after_pool": True,
+    },
+    "text_cfg": {
+        **TINY_VIT["text_cfg"],
+        "vocab_size": 500,
+        "hf_tokenizer_name": "bert-base-uncased",
+        "tokenizer_kwargs": {"strip_sep_token": True},
+        "pool_type": "last",
+        "no_causal_mask": True,
+    },
+}
 
 
 def smallest_configs() -> dict[str, CLIPConfig]:
@@ -73,9 +95,14 @@ def random_model(config: CLIPConfig, seed: int = 0) -> eqx_clip.CLIP:
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):
-        gain = jax.tree_util.keystr(path).endswith(("ln_1.weight", "ln_2.weight", "norm.weight"))
+        name = jax.tree_util.keystr(path)
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return jnp.asarray(rng.integers(0, 1000, leaf.shape, np.int32))
+        if name.endswith("running_var"):
+            return jnp.asarray(rng.uniform(0.5, 2, leaf.shape).astype(np.float32))
+        gain = name.endswith(("ln_1.weight", "ln_2.weight", "norm.weight")) or ".bn" in name
         noise = 0.05 * rng.standard_normal(leaf.shape, dtype=np.float32)
-        return jnp.asarray(noise + 1 if gain else noise)
+        return jnp.asarray(noise + 1 if gain and name.endswith("weight") else noise)
 
     skeleton = eqx.filter_eval_shape(config.build, key=jax.random.key(0))
     model = jax.tree_util.tree_map_with_path(fill, skeleton)
@@ -114,3 +141,32 @@ def bitwise_equal(a, b) -> bool:
     same = jax.tree.structure(a) == jax.tree.structure(b)
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return same and all(x.dtype == y.dtype and bool(jnp.all(x == y)) for x, y in pairs)
+
+
+class PixelMeans(eqx.Module):
+    """An image tower that compiles in no time."""
+
+    proj: jax.Array
+    embed_dim: int = eqx.field(static=True, default=6)
+
+    def __call__(self, image):
+        return image.mean((1, 2)) @ self.proj
+
+
+class IdSums(eqx.Module):
+    """A text tower that depends on every position, padding included, and says nothing of it."""
+
+    proj: jax.Array
+    embed_dim: int = eqx.field(static=True, default=6)
+
+    def __call__(self, tokens):
+        return (tokens / 1e4 + 1) @ self.proj[: len(tokens)] / len(tokens)
+
+
+def quick_model(**towers):
+    noise = np.random.default_rng(0).standard_normal((80, 6), np.float32)
+    towers = {
+        "image": PixelMeans(jnp.asarray(noise[:3])),
+        "text": IdSums(jnp.asarray(noise)),
+    } | towers
+    return eqx_clip.CLIP(**towers, preprocess=eqx_clip.Preprocess(image_size=8))

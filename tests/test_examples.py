@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import eqx_clip
-from eqx_clip._models import model_config
+from eqx_clip.zoo.architectures import model_config
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

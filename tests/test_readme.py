@@ -9,7 +9,8 @@ from helpers import random_model
 from PIL import Image
 
 import eqx_clip
-from eqx_clip._registry import find_pretrained
+from eqx_clip.zoo.pretrained import find_pretrained
+from eqx_clip.zoo.table import table
 
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -53,16 +54,17 @@ def test_shapes_in_the_comments_hold(hub_cache):
     assert config.text.context_length == 77 and config.text.width == config.text.embed_dim == 512
 
 
-def test_every_pair_of_the_registry_stands_in_the_table():
+def test_the_table_of_models_is_the_registrys():
+    assert table() in README
     for model, tag in eqx_clip.list_pretrained():
-        (line,) = (row for row in README.splitlines() if row.startswith(f"| {model} |"))
+        (line,) = (row for row in table().splitlines() if row.startswith(f"| {model} |"))
         assert re.search(rf"[ |]{re.escape(tag)}[ ,]", line), (model, tag)
     for model in eqx_clip.list_models():
-        assert model in README
+        assert re.search(rf"[ |]{re.escape(model)}[ ,]", table()), model
 
 
 def test_the_recipe_for_pickles_is_that_of_the_error():
-    from eqx_clip._hub import PICKLE_RECIPE
+    from eqx_clip.checkpoints.hub import PICKLE_RECIPE
 
     code = [line.strip() for line in PICKLE_RECIPE.splitlines()[2:] if line.strip()]
     assert all(line in README for line in code)

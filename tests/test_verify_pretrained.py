@@ -17,15 +17,21 @@ from helpers import random_model
 from PIL import Image
 
 import eqx_clip
-from eqx_clip import _registry as registry
+from eqx_clip.zoo import pretrained as registry
 
 
 NANO, TAG = "vit-nano-patch32", "tag-a"
 WEIGHTS = "open_clip_model.safetensors"
 ROW = registry.Pretrained(
-    model=NANO, tag=TAG, open_clip=("nano", "tag_a"), repos=("org/nano",), image_size=64
+    model=NANO,
+    tag=TAG,
+    open_clip=("nano", "tag_a"),
+    repos=("org/nano",),
+    preprocess=eqx_clip.Preprocess(image_size=64),
 )
 OTHER = dataclasses.replace(ROW, tag="tag-b", open_clip=("nano", "tag_b"), repos=("org/other",))
+HALF = eqx_clip.Preprocess(image_size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
+SMALL = eqx_clip.Preprocess(image_size=32)
 CLASSES, COUNT = verify_pretrained.CLASSES, 50
 
 
@@ -183,9 +189,9 @@ def test_a_published_number_far_away_fails(world, register, run):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, "points from the published"),
+        ({"preprocess": HALF}, "points from the published"),
         ({"quick_gelu": True}, "points from the published"),
-        ({"image_size": 32}, "points from the published"),
+        ({"preprocess": SMALL}, "points from the published"),
     ],
     ids=["statistics", "activation", "size"],
 )

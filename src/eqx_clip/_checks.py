@@ -1,17 +1,19 @@
 """Checks of what comes in from users: each error names what was given, expected, and the remedy."""
 
+import builtins
+import reprlib
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, cast
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ._repr import short_repr
 from ._types import AnyArray, DType, Input, Key
 
 
@@ -20,6 +22,29 @@ _INT64_MAX = 2**63 - 1
 MAX_SIDE = 2**16  # pixels
 MAX_TOKENS = 2**16  # of a text, or of an image: the scores of one head take 17 GB
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+class _Repr(reprlib.Repr):
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, Array | np.ndarray):
+            return f"{x.dtype} array of shape {x.shape}"
+        if isinstance(x, eqx.Module):
+            return f"{type(x).__name__}(...)"
+        if isinstance(x, Integral) and abs(int(x)) >= 1 << 64:  # Python writes no 4301 digits
+            return f"an integer of {int(x).bit_length()} bits"
+        if isinstance(x, str | bytes | bytearray):
+            return builtins.repr(x[: self.maxstring]) + ("..." if len(x) > self.maxstring else "")
+        return super().repr1(x, level)
+
+
+_shortened = _Repr()
+_shortened.maxstring, _shortened.maxother = 200, 200
+
+
+def short_repr(value: Any) -> str:
+    """`repr(value)` in 500 characters at most: arrays by their shapes, modules by their names."""
+    text = _shortened.repr(value)
+    return text if len(text) <= 500 else f"{text[:500]}..."
 
 
 def check_image(image: Input, size: tuple[int, int] | None) -> Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -15,14 +15,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int32
 
 from ._checks import as_array, as_finite, canonicalize, check_features, check_key
-from ._convnext import ConvNeXtConfig
-from ._mesh_axes import automatic
-from ._module import Module
-from ._preprocess import Preprocess
-from ._text import TextConfig
-from ._tokenizer import Tokenizer
 from ._types import AnyArray, Count, Input, Key, Number, Real, Size, TextLike, at_least_float32
-from ._vision import ViTConfig
+from .images.preprocess import Preprocess
+from .nn.mesh_axes import automatic
+from .nn.module import Module
+from .tokenizers.clip import Tokenizer
+from .tokenizers.protocol import AnyTokenizer
 
 
 LOGIT_SCALE = math.log(1 / 0.07)  # the paper's initial temperature
@@ -38,13 +36,46 @@ class Tower(Protocol):
     def __call__(self, example: AnyArray, /) -> Array: ...
 
 
+@runtime_checkable
+class TowerConfig(Protocol):
+    """What `CLIPConfig` asks of a tower's configuration, a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def embed_dim(self) -> int: ...
+
+    def with_quick_gelu(self) -> Any:
+        """The same tower with the quick GELU, as far as OpenCLIP's option `quick_gelu` reaches."""
+        ...
+
+    def build(self, *, key: Any) -> Tower: ...
+
+
+@runtime_checkable
+class ImageTowerConfig(TowerConfig, Protocol):
+    """That of an image tower: `image_size` is in pixels, of a square or (height, width)."""
+
+    @property
+    def image_size(self) -> Size: ...
+
+
+@runtime_checkable
+class TextTowerConfig(TowerConfig, Protocol):
+    """That of a text tower: `context_length` is in tokens."""
+
+    @property
+    def context_length(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
     """Everything about a CLIP model but its weights."""
 
-    image: ViTConfig | ConvNeXtConfig
-    text: TextConfig
+    image: ImageTowerConfig
+    text: TextTowerConfig
     preprocess: Preprocess
+    tokenizer: AnyTokenizer = dataclasses.field(default_factory=Tokenizer)
     init_logit_scale: Real = LOGIT_SCALE
     init_logit_bias: Real | None = None
 
@@ -52,6 +83,10 @@ class CLIPConfig:
         canonicalize(self, as_finite, "init_logit_scale")
         if self.init_logit_bias is not None:
             canonicalize(self, as_finite, "init_logit_bias")
+        context_length = self.text.context_length
+        if self.tokenizer.context_length != context_length:
+            tokenizer = dataclasses.replace(self.tokenizer, context_length=context_length)
+            object.__setattr__(self, "tokenizer", tokenizer)
 
     def resize(
         self,
@@ -70,11 +105,8 @@ class CLIPConfig:
         return config
 
     def with_quick_gelu(self) -> "CLIPConfig":
-        """This model with the quick GELU in its transformers; ConvNeXt keeps the exact one."""
-        text = dataclasses.replace(self.text, activation="quick_gelu")
-        if isinstance(self.image, ConvNeXtConfig):
-            return dataclasses.replace(self, text=text)
-        image = dataclasses.replace(self.image, activation="quick_gelu")
+        """This model with the quick GELU in OpenCLIP's own transformers; others keep theirs."""
+        image, text = self.image.with_quick_gelu(), self.text.with_quick_gelu()
         return dataclasses.replace(self, image=image, text=text)
 
     def build(self, *, key: Key) -> "CLIP":
@@ -85,7 +117,7 @@ class CLIPConfig:
             logit_scale=self.init_logit_scale,
             logit_bias=self.init_logit_bias,
             preprocess=self.preprocess,
-            tokenizer=Tokenizer(self.text.context_length),
+            tokenizer=self.tokenizer,
         )
 
 
@@ -102,7 +134,7 @@ class CLIP(Module):
     logit_scale: Float[Array, ""]
     logit_bias: Float[Array, ""] | None
     preprocess: Preprocess = eqx.field(static=True)
-    tokenizer: Tokenizer = eqx.field(static=True)
+    tokenizer: AnyTokenizer = eqx.field(static=True)
 
     def __init__(
         self,
@@ -112,7 +144,7 @@ class CLIP(Module):
         logit_scale: Number | AnyArray = LOGIT_SCALE,
         logit_bias: Number | AnyArray | None = None,
         preprocess: Preprocess | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: AnyTokenizer | None = None,
     ):
         """**Arguments:**
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     DType = DTypeLike
     Activation = Literal["gelu", "quick_gelu"]
     Head = Literal["linear", "mlp"]
+    ImagePooling = Literal["class_token", "mean_patch"]
+    TextPooling = Literal["highest_id", "last"]
     Remat = Literal["none", "dots", "full"]
     Count = int
     Size = int | tuple[int, int]
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 else:
     Number = int | float | np.integer | np.floating  # executed annotations promote nothing
     ImageLike = TextLike = Input = Key = Name = PathLike = DType = Any
-    Activation = Head = Remat = Count = Size = Real = Any
+    Activation = Head = ImagePooling = TextPooling = Remat = Count = Size = Real = Any
 
 
 def at_least_float32(*dtypes: DTypeLike) -> np.dtype:

@@ -21,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from ._checks import as_count
-from ._stack import Stack
 from ._types import AnyArray, Count
+from .nn.stack import Stack
 
 
 AXES = ("data", "fsdp")  # a batch is spread over both, parameters over the second

@@ -75,8 +75,14 @@ LISTS = ("jsonl", "parquet", "tfrecord", "json tar")
 @pytest.mark.parametrize("kind", KINDS)
 def test_mostly_missing_captions_end_a_run(tmp_path, kind):
     path, key = write(tmp_path, kind, [f"text {i}" if i % 16 == 0 else None for i in range(64)])
-    with pytest.raises(ValueError, match="no caption"):
+    counted = r"\d+ of \d+ examples .*could not be used.*MissingCaptionError \d+.*no caption"
+    with pytest.raises(ValueError, match=counted):
         list(feed(open_source(path, text_key=key)))
+    with pytest.raises(
+        ValueError,
+        match=r"examples.* \d\d\.\d\d%, could not be used \(Missing\w* \d+\).*no caption",
+    ):
+        list(feed(open_source(path, text_key=key), max_bad=1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,3 +169,43 @@ def test_converted_examples_keep_their_captions(tmp_path):
     path, _ = write(tmp_path, "jsonl", texts)
     write_tfrecords(open_source(path), tmp_path / "shards", progress=False)
     assert [example["text"] for example in open_source(tmp_path / "shards")] == texts
+
+
+def fields(folder, kind, values):
+    """Images with JSON beside them."""
+    members = []
+    for i, value in enumerate(values):
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        members += [(f"{i}.png", png(i)), (f"{i}.json", data)]
+    if kind == "tar":
+        (folder / "0.tar").write_bytes(tar(*members))
+    else:
+        for name, data in members:
+            (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_the_first_of_several_fields_that_has_a_text_is_taken(tmp_path, kind):
+    values = [{"a": "x", "b": "y"}, {"b": "z"}, {"a": None, "b": ["u", "v"]}, {"c": {"d": "w"}}, {}]
+    source = open_source(fields(tmp_path, kind, values), text_key="json:a;json:b;json:c:d")
+    assert [example["text"] for example in source] == ["x", "z", ["u", "v"], "w", None]
+    assert [source.text(i) for i in range(5)] == ["x", "z", ["u", "v"], "w", None]
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder", "tfrecord"])
+def test_a_text_that_cannot_be_read_is_told_with_its_place(tmp_path, kind):
+    if kind == "tfrecord":
+        (tmp_path / "7.tfrecord").write_bytes(tfrecord(*[record(png=b"0", txt=b"h\xe9llo")] * 2))
+        source = open_source(tmp_path)
+        places = [r"7\.tfrecord, record at byte \d+: The text 'txt' is not UTF-8"]
+    else:
+        values = [b'{"a": "h\xe9llo"}', b'{"a": ', {"a": 5}]
+        source = open_source(fields(tmp_path, kind, values), text_key="json:a")
+        place = {"tar": r"0\.tar, sample '{}': The member 'json'", "folder": r"{}\.json"}[kind]
+        told = [" is not UTF-8", " is no JSON", ": 'json:a' must hold text; it is int"]
+        places = [place.format(i) + words for i, words in enumerate(told)]
+    for i, place in enumerate(places):
+        for read in (source.__getitem__, source.text):
+            with pytest.raises(ValueError, match=place):
+                read(i)

@@ -1,6 +1,7 @@
 """Labelled images: folders of classes, and what TFDS prepared."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,9 @@ def test_names_are_read_from_a_file(tmp_path, caplog, name, content):
         ("names.json", "[1, 2]", "must be strings"),
         ("names.json", "7", "a list of names, or an object"),
         ("names.json", "[", "cannot be read as names"),
+        ("mapping.txt", "n0 tench\nn0 other\n", "names the classes n0 more than once"),
+        ("names.txt", "tench\ntench\n", "n0, n1 are all given the name 'tench'"),
+        ("mapping.json", '{"n0": "tench", "n1": "tench"}', "n0, n1 are all given the name 'tench'"),
     ],
 )
 def test_files_of_other_names_are_told(tmp_path, name, content, message):
@@ -178,3 +182,61 @@ def test_files_of_other_names_are_told(tmp_path, name, content, message):
         open_classes(folder, class_names=tmp_path / name)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_classes(folder, class_names=tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize("names", [[1, 2], {"n0": 1, "n1": 2}, ["tench", ""], ["tench", None]])
+def test_names_that_are_no_strings_are_refused(tmp_path, names):
+    with pytest.raises(ValueError, match="must be strings, none of them empty; got"):
+        open_classes(classes(tmp_path, "n0", "n1"), class_names=names)
+
+
+@pytest.mark.parametrize("names", [["x", "x"], {"n0": "x", "n1": "x"}])
+def test_one_name_of_two_classes_is_refused(tmp_path, names):
+    with pytest.raises(ValueError, match="n0, n1 are all given the name 'x'"):
+        open_classes(classes(tmp_path, "n0", "n1"), class_names=names)
+
+
+def test_names_that_imagenet_has_twice_are_taken(tmp_path):
+    folder = classes(tmp_path, "n0", "n1")
+    assert open_classes(folder, class_names=["missile"] * 2).class_names == ("missile", "missile")
+
+
+@pytest.mark.parametrize("form", ["{}", "class_{}", "{}.name"])
+def test_a_list_for_folders_that_count_otherwise_than_they_sort_is_refused(tmp_path, form):
+    folders = [form.format(k) for k in range(11)]
+    folder = classes(tmp_path / "set", *folders)
+    names = [f"name {k}" for k in range(11)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    for given in (names, tmp_path / "names.txt"):
+        with pytest.raises(ValueError, match=r"order.*'.*10.*' comes in place 2, as numbers '.*2"):
+            open_classes(folder, class_names=given)
+    (tmp_path / "names.tsv").write_text("\n".join(map("\t".join, zip(folders, names, strict=True))))
+    for given in (dict(zip(folders, names, strict=True)), tmp_path / "names.tsv"):
+        found = open_classes(folder, class_names=given)
+        for image, label in zip(found.images, found.labels, strict=True):
+            number = re.findall(r"\d+", image.parent.name)[0]
+            assert found.class_names[label] == f"name {number}"
+
+
+def test_a_list_is_taken_where_both_orders_are_one(tmp_path):
+    folder = classes(tmp_path, *(f"{k:02}" for k in range(11)))
+    names = tuple(f"name {k}" for k in range(11))
+    assert open_classes(folder, class_names=names).class_names == names
+
+
+@pytest.mark.parametrize("lines", ["green pear\nred apple\n", "granny smith\nred apple\n"])
+def test_lines_that_may_be_names_or_classes_and_names_are_refused(tmp_path, lines):
+    folder = classes(tmp_path / "set", "red", "green")
+    (tmp_path / "names.txt").write_text(lines)
+    with pytest.raises(ValueError, match="may be names in order, or lines of a class and its"):
+        open_classes(folder, class_names=tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("red\tapple\ngreen\tgreen pear\n")
+    found = open_classes(folder, class_names=tmp_path / "names.txt")
+    assert found.class_names == ("green pear", "apple")
+
+
+def test_names_of_two_words_are_names(tmp_path):
+    folder = classes(tmp_path / "set", "red", "green")
+    (tmp_path / "names.txt").write_text("granny smith\ngala apple\n")
+    found = open_classes(folder, class_names=tmp_path / "names.txt")
+    assert found.class_names == ("granny smith", "gala apple")

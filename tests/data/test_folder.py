@@ -70,7 +70,7 @@ def test_a_text_that_is_not_utf8_is_told(tmp_path):
     fill(tmp_path, {"a.jpg": "image", "a.txt": "text"})
     (tmp_path / "a.txt").write_bytes(b"\xe9")
     source = open_source(tmp_path)  # and not here: it counts when it is drawn
-    with pytest.raises(ValueError, match=rf"{tmp_path}/a\.txt: .*not UTF-8"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/a\.txt is not UTF-8"):
         source[0]
 
 

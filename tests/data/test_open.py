@@ -1,6 +1,7 @@
 """`open_source`: which kind of data set a path is, several at once, a part of one."""
 
 import pickle
+import re
 
 import pytest
 from shards import record, samples, tar, tfrecord
@@ -90,6 +91,8 @@ def test_a_list_of_several_kinds_or_with_factors_is_a_mixture(folder):
     source = open_source([folder / "tars", f"{folder}/table.csv"])
     assert isinstance(source, Mixture)
     assert [x["text"] for x in source] == ["text 0", "text 1", "text 2"] * 2
+    several = open_source([f"{folder}/tars::{folder}/table.csv", folder / "tars"])
+    assert isinstance(several, Mixture) and len(several) == 9
     assert open_source([folder / "table.csv"] * 2, factors=[1, 2]).factors == (1.0, 2.0)
     with pytest.raises(ValueError, match="list of paths is empty"):
         open_source([])
@@ -105,3 +108,74 @@ def test_tables_beside_shards_are_what_img2dataset_says_of_them(folder):
 def test_a_root_is_of_tables_only(folder):
     with pytest.raises(ValueError, match="`image_root` is of tables"):
         open_source(folder / "tars", image_root=folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, r"path of a data set.*list of such paths; got None\."),
+        (5, r"got 5\."),
+        (b"table.csv", r"got b'table\.csv'\."),
+        ({"train": "table.csv"}, r"got {'train'"),
+        (["table.csv", None], r"got None in a list\."),
+        ([["table.csv"]], r"got \['table\.csv'\] in a list\."),
+    ],
+)
+def test_what_is_no_path_is_told(path, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(path)
+
+
+def tables(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"filepath,title\n{folder}/.images/0.jpg,{name}\n")
+    (folder / ".images").mkdir()
+    (folder / ".images" / "0.jpg").write_bytes(b"image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-0.csv", "train-1.csv", "val-0.csv"),
+        ("COCO_Train.csv", "COCO_Test.csv"),
+        ("train/metadata.csv", "test/metadata.csv"),
+        ("data/train/metadata.csv", "data/validation/metadata.csv"),
+        ("a_train_of_coco_val.csv", "a_train_of_coco_test.csv"),
+        ("test_a.csv", "test_of_train.csv"),
+    ],
+)
+def test_several_splits_are_refused_with_a_remedy_that_works(tmp_path, names):
+    tables(tmp_path, *names)
+    with pytest.raises(ValueError, match="holds several splits") as told:
+        open_source(tmp_path)
+    (remedy,) = re.findall(r"such as (\S+)\.", str(told.value))
+    texts = [example["text"] for example in open_source(remedy)]
+    assert 0 < len(texts) < len(names) and set(texts) < set(names)
+    assert len(open_source([tmp_path / name for name in names])) == len(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("my_test_of_train.csv",), ("test_of_train-0.csv", "test_of_train-1.csv")]
+)
+def test_two_words_in_one_name_are_no_two_splits(tmp_path, names):
+    assert len(open_source(tables(tmp_path, *names))) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("data/train-00000-of-00001.parquet", "data"),
+        ("data/en/0.csv", "data/en"),
+        ("shards/00000.tar", "shards"),
+        ("shards/00000.tfrecord", "shards"),
+    ],
+)
+def test_data_further_down_are_named(tmp_path, name, pattern):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / "README.md").write_text("A data set")
+    with pytest.raises(ValueError, match=rf"no kind of data set.* open {tmp_path}/{pattern}\."):
+        open_source(tmp_path)

@@ -1,6 +1,8 @@
 """Parquet with images inside: every layout that writers make, nulls, damage, many files."""
 
+import gzip
 import io
+import itertools
 import pickle
 
 import fsspec
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from eqx_clip.data import Pairs, fingerprint, open_source
+from eqx_clip.data import Mixture, Pairs, fingerprint, open_source
 from eqx_clip.data._parquet_images import ParquetImageSource
 
 
@@ -92,6 +94,80 @@ def test_a_path_stands_for_bytes_that_are_null(tmp_path):
     for i in (4, 5):
         with pytest.raises(ValueError, match="row has no 'image'"):
             source[i]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_empty_bytes_are_no_image_and_damage_nothing(tmp_path, layout, place):
+    images = [IMAGES[k] if k != place else b"" for k in range(3)]
+    source = open_source(write(tmp_path / "t.parquet", binary(images), **LAYOUTS[layout]))
+    for k in range(3):
+        if k != place:
+            assert source[k]["image"] == IMAGES[k]
+    with pytest.raises(ValueError, match="row has no 'image'"):
+        source[place]
+
+
+def test_a_path_stands_for_bytes_that_are_empty(tmp_path):
+    rows = [{"bytes": b"", "path": "1.jpg"}, {"bytes": b"inside", "path": "1.jpg"}]
+    (tmp_path / "1.jpg").write_bytes(b"beside")
+    source = open_source(write(tmp_path / "t.parquet", pa.array(rows)))
+    assert [example["image"] for example in source] == [b"beside", b"inside"]
+
+
+def test_structs_without_bytes_in_any_row_are_tables_of_paths(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(b"beside")
+    path = write(tmp_path / "t.parquet", pa.array([{"bytes": None, "path": "0.jpg"}]))
+    with pytest.raises(ValueError, match="no bytes in any row: name the paths, 'image:path'"):
+        open_source(path)
+    assert open_source(path, image_key="image:path")[0]["image"] == b"beside"
+
+
+def test_paths_of_images_outside_start_at_a_root(tmp_path):
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "images" / "1.jpg").write_bytes(b"beside")
+    rows = [{"bytes": None, "path": "images/1.jpg"}, {"bytes": b"inside", "path": None}]
+    path = write(tmp_path / "t.parquet", pa.array(rows))
+    with pytest.raises(FileNotFoundError, match=r"'.*/images/1\.jpg'.*`image_root=`"):
+        open_source(path)[0]
+    source = open_source(path, image_root=tmp_path / "data", split="train[:100%]")
+    assert [example["image"] for example in source] == [b"beside", b"inside"]
+    assert pickle.loads(pickle.dumps(source))[0]["image"] == b"beside"
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere', the `image_root`"):
+        open_source(path, image_root=tmp_path / "nowhere")
+
+
+def test_a_file_compressed_as_a_whole_is_refused(tmp_path):
+    data = write(tmp_path / "a.parquet", structs(IMAGES)).read_bytes()
+    (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(data))
+    for path in (tmp_path / "b.parquet.gz", tmp_path, tmp_path / "*.parquet*"):
+        with pytest.raises(ValueError, match=r"b\.parquet\.gz is Parquet with images.*gunzip"):
+            open_source(path)
+
+
+def test_a_list_of_tables_and_of_images_inside_is_a_mixture(tmp_path):
+    inside = write(tmp_path / "inside.parquet", structs([b"0", b"1"]))
+    others = write(tmp_path / "others.parquet", binary([b"2"]))
+    paths = write(tmp_path / "paths.parquet", pa.array(["3.jpg"]))
+    (tmp_path / "table.csv").write_text("image,text\n3.jpg,text 0\n")
+    (tmp_path / "3.jpg").write_bytes(b"3")
+    for order in itertools.permutations([inside, paths, tmp_path / "table.csv"]):
+        source = open_source(order)
+        assert isinstance(source, Mixture)
+        assert sorted(example["image"] for example in source) == [b"0", b"1", b"3", b"3"]
+    assert not isinstance(open_source([inside, others]), Mixture)
+    mixed = {
+        inside.name: r"paths\.parquet.*no column 'image' of images",
+        paths.name: r"inside\.parquet.*apart",
+    }
+    for first, message in mixed.items():
+        folder = tmp_path / first.split(".")[0]
+        folder.mkdir()
+        for name in (inside.name, paths.name):
+            prefix = "0" if name == first else "1"
+            (folder / f"{prefix}-{name}").write_bytes((tmp_path / name).read_bytes())
+        with pytest.raises(ValueError, match=message):
+            open_source(folder)
 
 
 def test_many_files_are_one_source_in_sorted_order(tmp_path):

@@ -1,5 +1,6 @@
 """Tables: CSV, JSON lines and Parquet read alike, what is refused, and the index they leave."""
 
+import base64
 import csv
 import gzip
 import io
@@ -552,3 +553,63 @@ def test_a_field_over_the_limit_of_csv_names_it(tmp_path):
     path = written(tmp_path, "t.csv", f"filepath,title\n0.jpg,{'x' * 140_000}\n")
     with pytest.raises(ValueError, match=r"line 2: field larger .*`csv\.field_size_limit"):
         open_source(path)
+
+
+def jsonl(folder, *rows):
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "0.jpg").write_bytes(b"image")
+    return folder / "t.jsonl"
+
+
+def test_a_key_that_is_given_may_come_late(tmp_path):
+    rows = [{"image": "0.jpg"} for _ in range(150)]
+    path = jsonl(tmp_path, *rows, {"image": "0.jpg", "caption": "late", "meta": {"alt": "deep"}})
+    assert open_source(path, text_key="caption")[150]["text"] == "late"
+    source = open_source(path, image_key="image", text_key="meta:alt")
+    assert source[150]["text"] == "deep" and pickle.loads(pickle.dumps(source)).text(150) == "deep"
+    with pytest.raises(ValueError, match="no text_key 'other': it holds 'image'"):
+        open_source(path, text_key="other")
+    (tmp_path / "first.jsonl").write_text('{"image": "0.jpg"}\n')
+    source = open_source([tmp_path / "first.jsonl", path], text_key="caption")
+    assert (source.text(0), source.text(151)) == (None, "late")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "images"])
+def test_a_field_that_no_row_has_is_told(tmp_path, kind):
+    rows = [{"image": "0.jpg", "meta": {"alt": "a"}}]
+    path = jsonl(tmp_path, *rows)
+    if kind != "jsonl":
+        images = [b"0"] if kind == "images" else ["0.jpg"]
+        path = tmp_path / "t.parquet"
+        pyarrow.parquet.write_table(pa.table({"image": images, "meta": [{"alt": "a"}]}), path)
+    assert open_source(path, text_key="meta:alt")[0]["text"] == "a"
+    for key in ("meta:nope", "meta:alt:deep"):
+        with pytest.raises(ValueError, match=rf"{path}.*There is no field '(nope|deep)'"):
+            open_source(path, text_key=key)
+
+
+def test_images_in_base64_are_refused_in_few_words(tmp_path):
+    words = r"are in base64, '.{60}'\.\.\., which is not read: .* bytes in Parquet"
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20).decode()
+    for text in (
+        data,
+        f"data:image/png;base64,{data}",
+        base64.b64encode(b"\xff\xd8\xff" * 50).decode(),
+    ):
+        with pytest.raises(ValueError, match=words) as told:
+            open_source(jsonl(tmp_path, *[{"image": text, "caption": "a"}] * 3))
+        assert len(str(told.value)) < 500
+    source = open_source(
+        jsonl(tmp_path, {"image": "0.jpg", "caption": "a"}, {"image": data, "caption": "b"})
+    )
+    assert source[0]["image"] == b"image" and len(source.where(1)) < 500
+    with pytest.raises(ValueError, match=words):
+        source[1]
+
+
+def test_a_path_that_is_too_long_is_told_in_few_words(tmp_path, caplog):
+    source = open_source(jsonl(tmp_path, {"image": "no path " * 1000, "caption": "a"}))
+    assert len(caplog.text) < 1200
+    with pytest.raises(FileNotFoundError, match=r"no image .*\(8,\d+ characters\)") as told:
+        source[0]
+    assert len(str(told.value)) < 800

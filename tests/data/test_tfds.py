@@ -235,6 +235,12 @@ TEXT, IMAGE = tfds.features.Text(), tfds.features.Image()
         ({"meta": {"alt": TEXT, "file_name": TEXT}}, "meta/alt"),
         ({"caption": TEXT, "translation": TEXT}, "caption"),
         ({"objects": tfds.features.Sequence({"text": TEXT, "id": TEXT})}, "objects/text"),
+        ({"Caption": TEXT, "raw": TEXT}, "Caption"),
+        ({"TITLE": TEXT}, "TITLE"),
+        ({"alt_text": TEXT, "caption": TEXT}, "caption"),
+        ({"prompt": TEXT, "uuid": TEXT}, "prompt"),
+        ({"description": TEXT, "author": TEXT}, "description"),
+        ({"Sentences": tfds.features.Sequence({"Text": TEXT})}, "Sentences/Text"),
     ],
     ids=itertools.count(),
 )
@@ -250,12 +256,32 @@ def test_the_feature_that_holds_captions_is_found(features, key):
         {"image_id": TEXT, "url": TEXT},
         {"english": TEXT, "german": TEXT},
         {"a": {"caption": TEXT}, "b": {"caption": TEXT}},
+        {"raw": TEXT, "file_name": TEXT},
+        {"objects": tfds.features.Sequence({"label": TEXT, "bbox": tfds.features.BBoxFeature()})},
+        {"labels": tfds.features.Sequence(TEXT)},
+        *[
+            {name: TEXT}
+            for name in (
+                *("uuid", "fname", "img_fn", "imageId", "Filename", "md5"),
+                *("identifier", "index", "language", "author", "split", "category", "key"),
+            )
+        ],
     ],
     ids=itertools.count(),
 )
 def test_names_and_choices_are_not_guessed(features):
-    with pytest.raises(ValueError, match=r"holds .*\(Text\).*Pass `text_key=`"):
+    with pytest.raises(
+        ValueError, match=r"holds .*\((Text|Sequence)\).*Pass `text_key=`, one of '"
+    ):
         key_of(features_of(image=IMAGE, **features), "text")
+    (name, *_) = features
+    if isinstance(features[name], tfds.features.Text):
+        assert key_of(features_of(image=IMAGE, **features), "text", name) == name
+
+
+def test_what_has_no_text_is_told():
+    with pytest.raises(ValueError, match=r"called as captions are.*Pass `text_key=`\."):
+        key_of(features_of(image=IMAGE), "text")
 
 
 @pytest.fixture(scope="module")

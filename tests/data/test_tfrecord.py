@@ -7,6 +7,7 @@ import pickle
 import pytest
 from shards import record, tfrecord
 
+from eqx_clip.data import open_source
 from eqx_clip.data._tfrecord import TFRecordSource
 
 
@@ -201,3 +202,12 @@ def test_an_index_is_made_once_and_outside_the_data(tmp_path, index_folder, monk
     assert sorted(tmp_path.iterdir()) == before and len(list(index_folder.iterdir())) == 1
     monkeypatch.setattr(TFRecordSource, "_indexed", None)
     assert list(TFRecordSource(tmp_path)) == expected_items
+
+
+def test_a_key_that_is_given_may_come_late(tmp_path):
+    records = [record(png=b"0", alt=b"late") if i >= 150 else record(png=b"0") for i in range(200)]
+    (tmp_path / "0.tfrecord").write_bytes(tfrecord(*records))
+    source = open_source(tmp_path, text_key="alt")
+    assert (source[0]["text"], source[150]["text"]) == (None, "late")
+    with pytest.raises(ValueError, match="has no text_key 'caption': it holds 'alt', 'png'"):
+        open_source(tmp_path, text_key="caption")

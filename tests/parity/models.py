@@ -10,7 +10,7 @@ import eqx_clip
 
 
 def oracle_model(config, *, dtype=torch.float32, seed=0, spread=0.05):
-    """OpenCLIP's model of a configuration in its format, with noise on every parameter.
+    """OpenCLIP's model of a configuration in its format, with noise on every parameter and buffer.
 
     Random weights alone would hide errors: a bias of zeros, a gain of ones, ConvNeXt's gamma 1e-6.
     """
@@ -21,6 +21,11 @@ def oracle_model(config, *, dtype=torch.float32, seed=0, spread=0.05):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += spread * torch.randn_like(parameter)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.3)
+                module.running_var.uniform_(0.5, 2)
+                module.num_batches_tracked.random_(1000)
     return model
 
 
@@ -54,7 +59,8 @@ def oracle_config(name, *, layers=None):
     if layers is not None:
         for tower in (config["vision_cfg"], config["text_cfg"]):
             if "layers" in tower:
-                tower["layers"] = layers
+                is_resnet = isinstance(tower["layers"], list)
+                tower["layers"] = [1, layers, 1, 1] if is_resnet else layers
     return config
 
 
@@ -89,4 +95,12 @@ TEXTS = ["a photo of a cat", "", "two dogs, " * 60, "42", "a red bus", "snow", "
 def batch_for(model: eqx_clip.CLIP, images: int = 2):
     from helpers import images_for
 
-    return images_for(model, images), model.tokenize(TEXTS)
+    return images_for(model, images), tokens_for(model)
+
+
+def tokens_for(model: eqx_clip.CLIP):
+    """Rows of ids; random ones where the model's tokenizer is not built."""
+    if isinstance(model.tokenizer, eqx_clip.Tokenizer):
+        return model.tokenize(TEXTS)
+    size = (len(TEXTS), model.text.config.context_length)
+    return np.random.default_rng(0).integers(0, model.text.config.vocab_size, size, np.int32)

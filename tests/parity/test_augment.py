@@ -14,7 +14,7 @@ import pytest
 from oracle import open_clip, torch, torchvision
 from PIL import Image
 
-from eqx_clip._augment import Augment, _adjust_hue, crop_box
+from eqx_clip.images.augment import Augment, _adjust_hue, crop_box
 
 
 transforms: Any = torchvision.transforms

@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers import TINY_CONVNEXT, TINY_VIT, features, relative_error
+from helpers import (
+    TINY_CLIPA,
+    TINY_CONVNEXT,
+    TINY_RESNET,
+    TINY_VIT,
+    features,
+    relative_error,
+)
 from models import (
     OPEN_CLIP_NAMES,
     batch_for,
@@ -16,11 +23,14 @@ from oracle import open_clip, torch
 from PIL import Image
 
 import eqx_clip
-from eqx_clip._registry import find_pretrained
+from eqx_clip.zoo.pretrained import find_pretrained
 
 
-ALL = ("vit-nano-patch32", *OPEN_CLIP_NAMES)
-HUGE = ("vit-huge-patch16", "vit-huge-patch14")
+ALL = (
+    *("vit-nano-patch32", *OPEN_CLIP_NAMES),
+    *("RN50", "ViT-L-14-CLIPA", "ViT-B-16-plus-240", "convnext_tiny"),
+)
+HUGE = ("vit-huge-patch16", "vit-huge-patch14", "ViT-L-14-CLIPA")
 
 
 def errors(ours, oracle, images=2):
@@ -53,7 +63,11 @@ def test_every_architecture_equals_openclip_in_float64_at_full_width(name, x64):
     assert max(errors(ours, oracle, images=1)) < 1e-10
 
 
-@pytest.mark.parametrize("config", [TINY_VIT, TINY_CONVNEXT], ids=["vit", "convnext"])
+@pytest.mark.parametrize(
+    "config",
+    [TINY_VIT, TINY_CONVNEXT, TINY_RESNET, TINY_CLIPA],
+    ids=["vit", "convnext", "resnet", "clipa"],
+)
 @pytest.mark.parametrize("quick_gelu", [False, True], ids=["gelu", "quick_gelu"])
 @pytest.mark.parametrize("custom_text", [False, True], ids=["clip", "custom_text"])
 def test_small_models_of_unequal_sizes_equal_openclip(config, quick_gelu, custom_text, x64):

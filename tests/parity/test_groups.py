@@ -12,8 +12,9 @@ from helpers import TINY_CONVNEXT, TINY_VIT
 from oracle import open_clip, timm, torch
 
 from eqx_clip import train
-from eqx_clip._openclip import entries
-from eqx_clip._openclip_config import config_from_open_clip
+from eqx_clip.checkpoints.config import config_from_open_clip
+from eqx_clip.checkpoints.convert import table_of
+from eqx_clip.checkpoints.rows.state_dict import entries
 
 
 def our_flags(config, **groups):
@@ -21,9 +22,9 @@ def our_flags(config, **groups):
     skeleton = eqx.filter_eval_shape(config_from_open_clip(config).build, key=jax.random.key(0))
     flags = {}
     masks = jax.tree.leaves(train.trainable(skeleton, **groups))
-    for row, mask in zip(entries(skeleton), masks, strict=True):
+    for row, mask in zip(entries(skeleton, table_of(skeleton)), masks, strict=True):
         by_layer = np.broadcast_to(mask, row.leaf.shape)
-        layers = by_layer if row.stacked else [by_layer]
+        layers = by_layer if row.row.stacked else [by_layer]
         for name, layer in zip(row.tensors, layers, strict=True):
             assert layer.all() or not layer.any()
             flags[name] = bool(layer.all())

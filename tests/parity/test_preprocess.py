@@ -9,7 +9,7 @@ import pytest
 from oracle import open_clip, torchvision
 from PIL import Image
 
-from eqx_clip._preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from eqx_clip.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
 transforms: Any = torchvision.transforms

@@ -7,7 +7,16 @@ import jax
 import numpy as np
 import pytest
 import safetensors.torch
-from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, features, relative_error, tiny
+from helpers import (
+    TINY_CLIPA,
+    TINY_CONVNEXT,
+    TINY_RESNET,
+    TINY_VIT,
+    bitwise_equal,
+    features,
+    relative_error,
+    tiny,
+)
 from models import batch_for, oracle_features, oracle_model
 
 
@@ -27,6 +36,8 @@ VARIANTS = {
         **TINY_CONVNEXT,
         "vision_cfg": {**TINY_CONVNEXT["vision_cfg"], "timm_proj": "linear"},
     },
+    "resnet": TINY_RESNET,
+    "clipa": TINY_CLIPA,
     "quick gelu": {**TINY_VIT, "quick_gelu": True},
     "logit bias": {**TINY_VIT, "init_logit_bias": -7.5},
 }

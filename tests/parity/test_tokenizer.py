@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from oracle import open_clip
 
-from eqx_clip._tokenizer import Tokenizer
+from eqx_clip.tokenizers.clip import Tokenizer
 
 
 TOKENIZER = Tokenizer()

@@ -14,7 +14,9 @@ from oracle import open_clip, torch
 
 import eqx_clip
 from eqx_clip import train
-from eqx_clip._openclip import entries
+from eqx_clip.checkpoints.config import config_from_open_clip
+from eqx_clip.checkpoints.convert import table_of
+from eqx_clip.checkpoints.rows.state_dict import entries
 
 
 def openclip_decays(name: str, parameter: torch.Tensor) -> bool:
@@ -33,7 +35,7 @@ def our_groups(model: eqx_clip.CLIP) -> dict[str, bool]:
     mask = jax.tree.leaves(train.weight_decay_mask(model))
     return {
         name: decays
-        for row, decays in zip(entries(model), mask, strict=True)
+        for row, decays in zip(entries(model, table_of(model)), mask, strict=True)
         for name in row.tensors
     }
 
@@ -50,7 +52,8 @@ def test_weight_decay_has_openclips_groups(config):
         oracle = open_clip.CLIP(**config)
     theirs = {name: openclip_decays(name, p) for name, p in oracle.named_parameters()}
     skeleton = eqx.filter_eval_shape(
-        eqx_clip._openclip_config.config_from_open_clip(config).build, key=jax.random.key(0)
+        config_from_open_clip(config).build,
+        key=jax.random.key(0),
     )
     assert our_groups(skeleton) == theirs
     assert any(theirs.values()) and not all(theirs.values())

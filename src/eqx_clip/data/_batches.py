@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from .._checks import as_count, as_natural
-from .._preprocess import AbstractTransform
 from .._types import Count, Real
+from ..images.preprocess import AbstractTransform
 from ._loader import BadSample, Loader
 from ._order import Order
 from ._source import Mixture
@@ -165,7 +165,7 @@ class Batches(Iterator[Batch]):
             self.close()
             counts = ", ".join(f"{cause} {count}" for cause, count in self.bad_samples.items())
             raise ValueError(
-                f"{bad} of {self._seen} examples could not be used, more than `max_bad`="
+                f"{bad} of {self._seen + bad} examples could not be used, more than `max_bad`="
                 f"{self._max_bad:.2%} ({counts}). The last: {sample.where}. {sample.message}"
             )
 

@@ -23,11 +23,24 @@ def captions(text: Any, *, empty: bool = False) -> list[str]:
                 "A text must be a string, a list of strings, or None where there is none; got "
                 f"{type(one).__name__}."
             )
-    kept = found if empty else [one for one in found if one.strip()]
+    kept = [one for one in found if not _is_missing(one, empty=empty)]
     if not kept:
         empties = f" but {len(found)} empty; `empty_captions=True` takes those" if found else ""
         raise MissingCaptionError(f"The example has no caption{empties}.")
     return kept
+
+
+def places(text: Any, *, empty: bool = False) -> list[int | None]:
+    """Which of an example's texts are captions, by their places in its list; [None] for a text
+    that is no list, and for a list without a caption, which whoever asks for it is told."""
+    if not isinstance(text, list | tuple):
+        return [None]
+    kept = [k for k, one in enumerate(text) if not _is_missing(one, empty=empty)]
+    return [*kept] or [None]
+
+
+def _is_missing(text: Any, *, empty: bool) -> bool:
+    return text is None or (not empty and isinstance(text, str) and not text.strip())
 
 
 def drawn(texts: list[str], seed: int, epoch: int, index: int) -> str:

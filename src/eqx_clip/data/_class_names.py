@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,70 @@ logger = logging.getLogger("eqx_clip.data")
 Names = Iterable[str] | Mapping[str, str] | PathLike
 
 
-def class_names_of(found: list[str], given: Names | None, place: Any) -> tuple[str, ...]:
+def class_names_of(
+    found: list[str], given: Names | None, place: Any, *, is_sorted: bool = False
+) -> tuple[str, ...]:
     """A name for each class that was found, in that order.
 
-    Raises `ValueError` for names that are not as many, for a class that a mapping lacks, and for
-    two classes of one name that was given.
+    `is_sorted` says that the order is ours, that of folders' names as strings, where 10 is before
+    2: then a list of names is refused if numbers would order them otherwise.
+
+    Raises `ValueError` for names that are not as many or no strings, for a class that a mapping
+    lacks, for a list whose order is not clear, for a file that may be a list as well as a mapping,
+    and for two classes of one name that was given, but for the two that ImageNet has twice.
     """
     if given is None:
         return _own(found, place)
     if isinstance(given, str | os.PathLike):
-        return class_names_of(found, _read(Path(given).expanduser(), found), place)
+        given = _read(Path(given).expanduser(), found)
     if isinstance(given, Mapping):
         missing = [name for name in found if name not in given]
         if missing:
             raise ValueError(f"The names lack {listed(missing)}, of the classes of {place}.")
-        return tuple(given[name] for name in found)
-    names = tuple(given)
+        return _checked([given[name] for name in found], found)
+    names = list(given)
     if len(names) != len(found):
         raise ValueError(
             f"{place} has {len(found)} classes, {listed(found)}; got {len(names)} names, "
-            f"{listed(names)}. Expected a name for each, in that order."
+            f"{listed(map(str, names))}. Expected a name for each, in that order."
         )
-    return names
+    if is_sorted:
+        _check_order(found, place)
+    return _checked(names, found)
+
+
+def _checked(names: Sequence[Any], found: list[str]) -> tuple[str, ...]:
+    """The names, if they are strings and each is one class's."""
+    wrong = [name for name in names if not (isinstance(name, str) and name.strip())]
+    if wrong:
+        raise ValueError(f"Names of classes must be strings, none of them empty; got {wrong[0]!r}.")
+    doubled = {name for name, count in Counter(imagenet_names().values()).items() if count > 1}
+    for name, count in Counter(names).items():
+        if count > 1 and name not in doubled:
+            same = [one for one, other in zip(found, names, strict=True) if other == name]
+            raise ValueError(
+                f"The classes {listed(same)} are all given the name {name!r}: expected another one "
+                "for each, since the model is to tell them apart by their names."
+            )
+    return tuple(names)
+
+
+def _check_order(found: list[str], place: Any) -> None:
+    """Refuses a list of names for folders that people count otherwise than strings are sorted."""
+    counted = sorted(found, key=_as_counted)
+    if counted != found:
+        k = next(k for k, pair in enumerate(zip(counted, found, strict=True)) if len({*pair}) > 1)
+        raise ValueError(
+            f"A list of names is in one order, but the classes of {place} have two: as strings "
+            f"{found[k]!r} comes in place {k}, as numbers {counted[k]!r} does. Give the names by "
+            f"class: a mapping, or a file of lines such as '{found[k]}<tab>its name'."
+        )
+
+
+def _as_counted(name: str) -> list[tuple[int, str]]:
+    """What sorts names with numbers in them by the numbers."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _own(found: list[str], place: Any) -> tuple[str, ...]:
@@ -81,12 +124,27 @@ def _read(path: Path, found: list[str]) -> Mapping[str, str] | Iterable[str]:
         return values
     if values is not None:
         raise ValueError(f"{path} must hold a list of names, or an object of names by class.")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    pairs = [re.split(r"[\s,]+", line, maxsplit=1) for line in lines]
-    by_class = dict(pair for pair in pairs if len(pair) == 2)
-    if len(by_class) == len(lines) and set(found) & by_class.keys():
-        return by_class
-    return lines
+    return _of_lines([line.strip() for line in text.splitlines() if line.strip()], path, found)
+
+
+def _of_lines(lines: list[str], path: Path, found: list[str]) -> Mapping[str, str] | list[str]:
+    """The lines as names in order, or by class where each begins with one and another word."""
+    is_split = all("\t" in line for line in lines)
+    pairs = [re.split(r"\t" if is_split else r"[\s,]+", line, maxsplit=1) for line in lines]
+    known = {pair[0] for pair in pairs if len(pair) == 2} & set(found)
+    if not known or any(len(pair) != 2 for pair in pairs):
+        return lines
+    words = sorted(filter(str.isalpha, known))
+    if words and not is_split and len(lines) == len(found):
+        raise ValueError(
+            f"{path} may be names in order, or lines of a class and its name: {words[0]!r} is a "
+            "class, and a word. Say which: put a tab behind the classes, or write the names as a "
+            "list or an object in JSON."
+        )
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} names the classes {listed(twice)} more than once.")
+    return {name.strip(): other.strip() for name, other in pairs}
 
 
 def listed(names: Iterable[str]) -> str:

@@ -41,7 +41,9 @@ def open_classes(
     - `label_key`: the `ClassLabel` of TFDS, where a data set has several.
     - `class_names`: one name for each class, in the order of the sorted sub-folders or of TFDS's
       labels; a mapping from those to names; or the path of a file of either: lines of a name each,
-      lines of sub-folder and name (`n01440764 tench`), or JSON of a list or an object. By default
+      lines of sub-folder and name (`n01440764 tench`, with a tab between them where the sub-folder
+      is a word), or JSON of a list or an object. Where numbers sort the sub-folders otherwise than
+      strings (0, 1, 10, 2), names are given by class, never as a list. By default
       the sub-folders' or labels' own, with spaces for underscores, and for WordNet's identifiers of
       ImageNet's classes the names that OpenAI gave them. Names that are numbers or other
       identifiers are warned of: a model knows nothing by them.
@@ -50,7 +52,8 @@ def open_classes(
     a classifier: `eqx_clip.zero_shot_classifier(model, classes.class_names, templates)`.
 
     Raises `ValueError` for a folder without classes, a class without images, names that are not as
-    many as the classes, and a data set without such features, each saying what was found.
+    many as the classes, that are no strings, that two classes share or whose order is not clear,
+    and a data set without such features, each saying what was found.
     """
     folder = Path(os.fspath(path)).expanduser()
     if not folder.is_dir():
@@ -58,7 +61,8 @@ def open_classes(
             f"There is no folder {folder}: expected one with a sub-folder of images for each "
             "class, or one where TFDS prepared a data set."
         )
-    if (folder / "dataset_info.json").is_file():
+    is_prepared = (folder / "dataset_info.json").is_file()
+    if is_prepared:
         images, labels, found = _of_tfds(folder, split, label_key)
     elif split is not None:
         raise ValueError(
@@ -67,7 +71,8 @@ def open_classes(
         )
     else:
         images, labels, found = _of_folder(folder)
-    return LabelledImages(images, labels, class_names_of(found, class_names, folder))
+    names = class_names_of(found, class_names, folder, is_sorted=not is_prepared)
+    return LabelledImages(images, labels, names)
 
 
 def _of_folder(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:

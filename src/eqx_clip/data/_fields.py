@@ -54,17 +54,32 @@ def several(key: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{name.lower()}{colon}{path}" for name, colon, path in names)
 
 
-def text_in(data: bytes, key: str) -> str | list[str] | None:
-    """The text in a file, or in a field of one that is JSON; a list are several texts."""
-    name, path = key_path(key)
-    text = decoded(data, f"{name!r}")
-    if not path:
-        return text
+def of_one_extension(key: str, keys: Sequence[str]) -> list[str]:
+    """The keys that name fields of the member or file that `key` does, in their order."""
+    return [one for one in keys if key_path(one)[0] == key_path(key)[0]]
+
+
+def text_in(data: bytes, keys: Sequence[str], place: str) -> str | list[str] | None:
+    """The text in a file, or in a field of one that is JSON, the first of several that has one; a
+    list is several texts. `place` is where it lies, for the `ValueError` of what is no text."""
+    text = decoded(data, place)
+    for key in keys:
+        _, path = key_path(key)
+        found = _in_json(text, key, path, place) if path else text
+        if found is not None:
+            return found
+    return None
+
+
+def _in_json(text: str, key: str, path: tuple[str, ...], place: str) -> str | list[str] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name!r} is no JSON: {error}") from error
-    found = text_field(field(value, path), key)
+        raise ValueError(f"{place} is no JSON: {error}") from error
+    try:
+        found = text_field(field(value, path), key)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
     return text_of(found) if isinstance(found, list) else found
 
 
@@ -79,4 +94,4 @@ def decoded(text: bytes, place: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"The text {place} is not UTF-8: {error}") from error
+        raise ValueError(f"{place} is not UTF-8: {error}") from error

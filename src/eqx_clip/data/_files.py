@@ -5,6 +5,7 @@ import datetime
 import functools
 import hashlib
 import os
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -118,10 +119,11 @@ def sizes_here(urls: Sequence[str | None]) -> list[int | None]:
 
 
 def _sizes_here(urls: Sequence[str | None]) -> list[int | None]:
-    return [_size_here(url) for url in urls]
+    return [size_here(url) for url in urls]
 
 
-def _size_here(url: str | None) -> int | None:
+def size_here(url: str | None) -> int | None:
+    """The bytes of a file; None where it is far away, or not there."""
     try:
         return None if url is None or "://" in url else os.stat(url).st_size
     except (OSError, ValueError):  # which whoever reads it is told
@@ -194,6 +196,12 @@ def joined(folder: str, path: str) -> str:
     if "://" in path or os.path.isabs(path):
         return path
     return f"{folder.rstrip('/')}/{path}"
+
+
+def simplified(url: str) -> str:
+    """The same place without `.`, `..` and doubled slashes: one spelling of those that it has."""
+    scheme, separator, path = url.rpartition("://")
+    return f"{scheme}{separator}{posixpath.normpath(path)}"
 
 
 def parent(url: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._image import to_rgb
+from ..images.decode import to_rgb
 from ._files import digest
 from ._source import stored
 

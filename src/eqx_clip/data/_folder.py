@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .._types import PathLike
-from ._fields import key_path, several, text_in
+from ._fields import key_path, of_one_extension, several, text_in
 from ._files import (
     Entry,
     contents,
@@ -22,6 +23,7 @@ from ._files import (
     joined,
     listed,
     read,
+    size_here,
     sizes_here,
     walk,
 )
@@ -34,6 +36,7 @@ EXPECTED = (
     "a table (.csv, .tsv, .jsonl, .parquet) or a folder of tables, TFRecord files (.tfrecord), "
     "WebDataset shards (.tar), a folder of images beside their texts, or one prepared by TFDS"
 )
+_SHARDS = ("csv", "tsv", "jsonl", "parquet", "tar", "tfrecord")  # of tables and shards
 _ROWS = 8192  # at a time
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a text
 
@@ -43,7 +46,8 @@ class FolderSource(FileSource):
 
     What img2dataset writes with `--output_format files` is one. `image_key` and `text_key` are
     extensions, or several with semicolons between them; by default all that Pillow reads, and
-    `txt`. A text in a JSON file is a field of it, `json:caption`. An image without a text has none.
+    `txt`. A text in a JSON file is a field of it, `json:caption`, or the first that has one of
+    several (`json:caption;json:title`). An image without a text has none.
     The line end that closes a text file is no part of the text.
 
     The texts are read once and kept as an index outside the data (`EQX_CLIP_CACHE`), by the names
@@ -76,9 +80,7 @@ class FolderSource(FileSource):
                 "The key 'json' is a whole JSON file, not a text: name a field of it, such as "
                 "'json:caption'."
             )
-        self._keys: dict[str, str] = {}  # by the extension; of two, the first
-        for key in keys:
-            self._keys.setdefault(key_path(key)[0], key)
+        self._keys = {key_path(key)[0]: of_one_extension(key, keys) for key in keys}
         rows, mark = ([], self._known) if self._known else self._find()
         self._images, self._texts, self._contents = cached(mark, self.schema, self._batches(rows))
         return mark
@@ -100,7 +102,8 @@ class FolderSource(FileSource):
             logger.warning(words, self.path, len(alone), listed(alone))
         if self.image_key is None or self.text_key is None:
             suffixes = dict.fromkeys(_suffix(image) for image, _ in rows)
-            log_keys(self.path, ";".join(suffixes), ";".join(self._keys.values()))
+            keys = itertools.chain.from_iterable(self._keys.values())
+            log_keys(self.path, ";".join(suffixes), ";".join(keys))
         return rows, digest("folder", content.hexdigest())
 
     def _batches(self, rows: Sequence[tuple[str, str | None]]) -> Iterator[pa.RecordBatch]:
@@ -129,16 +132,16 @@ class FolderSource(FileSource):
     def where(self, i: int) -> str:
         return joined(self.path, self._images[i].as_py())
 
+    def image_size(self, i: int) -> int | None:
+        return size_here(self.where(i))
+
     def text(self, i: int) -> str | list[str] | None:
         path, content = self._texts[i].as_py(), self._contents[i].as_py()
         if path is None:
             return None
-        key = self._keys[_suffix(path)]
-        try:
-            text = text_in(content.removeprefix(_BYTE_ORDER_MARK), key)
-        except ValueError as error:
-            raise ValueError(f"{joined(self.path, path)}: {error}") from error
-        return text.rstrip("\r\n") if isinstance(text, str) and ":" not in key else text
+        keys = self._keys[_suffix(path)]
+        text = text_in(content.removeprefix(_BYTE_ORDER_MARK), keys, joined(self.path, path))
+        return text.rstrip("\r\n") if isinstance(text, str) and ":" not in keys[0] else text
 
     def stored(self, rows: range) -> Iterator[Any]:
         """The names of the images, their sizes where they lie here, and what the texts hold."""
@@ -199,6 +202,8 @@ def _problem(path: str, count: int, texts: Sequence[str]) -> str:
         f"{path} is no kind of data set: expected {EXPECTED}; found {contents(path)}, in all "
         f"{suffixes or 'no files'}."
     )
+    if below := _data_below(path):
+        problem = f"{problem} There are data further down: open {below}."
     if not count:
         return problem
     return (
@@ -206,6 +211,14 @@ def _problem(path: str, count: int, texts: Sequence[str]) -> str:
         "Folders of classes are for zero-shot accuracy: `open_classes`. A table is opened by its "
         "own path, with `image_root=`; texts of another extension are named by `text_key=`."
     )
+
+
+def _data_below(path: str) -> str | None:
+    """The first folder below that holds a table or shards, as repositories of data sets have."""
+    for folder, files in walk(path):
+        if any(_suffix(file.name) in _SHARDS for file in files):
+            return joined(path, folder).rstrip("/")
+    return None
 
 
 def _suffix(path: str) -> str:

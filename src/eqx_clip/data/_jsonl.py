@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,18 @@ def columns(file: File, wanted: Sequence[str | None]) -> list[str]:
     """The names in the first objects, whatever is looked for."""
     rows = itertools.islice(_rows(file), _LOOKED_AT)
     return list(dict.fromkeys(itertools.chain.from_iterable(row for _, row in rows)))
+
+
+def has(file: File, key: str) -> bool:
+    """Whether any object has a key, "caption" or "meta:caption"; all are read until one has it."""
+    return any(_has(row, key) for _, row in _rows(file))
+
+
+def _has(row: dict[str, Any], key: str) -> bool:
+    name, path = (key, ()) if key in row else key_path(key)
+    *above, last = name, *path
+    value = field(row, tuple(above))
+    return isinstance(value, Mapping) and last in value
 
 
 def batches(file: File, keys: list[str]) -> Iterator[pa.RecordBatch]:

@@ -1,5 +1,6 @@
 """Examples to rows of a batch, those that cannot be read replaced by others."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from .._preprocess import AbstractTransform
+from ..images.preprocess import AbstractTransform
 from ._captions import captions, drawn
 from ._source import Example, is_remote, where
 
@@ -71,10 +72,7 @@ class Loader:
                     texts.append(drawn(candidates, self.seed, epoch, candidate))
                     break
             else:
-                raise ValueError(
-                    f"{_ATTEMPTS} examples in the place of one could not be used, the last of them "
-                    f"{bad[-1].where}. {bad[-1].message}"
-                )
+                raise ValueError(_too_many(bad, row))
         if texts:
             tokens[:] = self.tokenizer(texts)
         return used, bad
@@ -96,7 +94,21 @@ class Loader:
             yield other, functools.partial(self.source.__getitem__, other)
 
 
+def _too_many(bad: list[BadSample], good: int) -> str:
+    """That hardly an example can be used, with how many of those that were read at once."""
+    counts = collections.Counter(sample.cause for sample in bad)
+    kinds = ", ".join(f"{cause} {count}" for cause, count in counts.items())
+    read = len(bad) + good
+    return (
+        f"{len(bad)} of {read} examples that were read, {len(bad) / read:.2%}, could not be used "
+        f"({kinds}), {_ATTEMPTS} in the place of one among them; `python -m eqx_clip.data` looks "
+        f"the whole data set over. The last: {bad[-1].where}. {bad[-1].message}"
+    )
+
+
 def bad_sample(source: Any, index: int, error: Exception) -> BadSample:
     """What is told of an example that cannot be read."""
     cause = error.__cause__ or error  # of our own errors, Pillow's tells the kind
-    return BadSample(index, where(source, index), type(cause).__name__, str(error))
+    place = where(source, index)
+    message = str(error).removeprefix(f"{place}: ")
+    return BadSample(index, place, type(cause).__name__, message)

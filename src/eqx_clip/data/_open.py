@@ -2,8 +2,8 @@
 
 import glob
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -28,12 +28,16 @@ from ._files import (
 from ._folder import EXPECTED, METADATA, FolderSource, is_image, texts_beside_images
 from ._parquet import opened_parquet
 from ._parquet_images import ParquetImageSource, image_columns
+from ._paths import check_splits
 from ._shards import ShardedSource
 from ._source import AbstractSource, FileSource, Mixture, Subset
 from ._table import TableSource, is_table
 from ._tfds import open_tfds
 from ._tfrecord import TFRecordSource
 from ._webdataset import WebDatasetSource
+
+
+_THREADS = 32  # that wait for a network
 
 
 def open_source(
@@ -52,40 +56,54 @@ def open_source(
 
     **Arguments:**
 
-    - `path`: a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, also with `.gz`; a `.txt` of such
-      columns), a folder of TFRecord files, of WebDataset's tar files or of tables, one such file, a
-      pattern such as `{00000..00041}.tar` or `train-*.parquet`, a folder of images beside their
-      texts (`0001.jpg`, `0001.txt`) or with a `metadata.csv` or `.jsonl`, or a folder that TFDS
-      prepared; here or, by fsspec, anywhere (`gs://`, `s3://`, `hf://`). Several with `::` between
-      them make a `Mixture`. A list of tables, or of shards of one kind, is one source in its order;
+    - `path`: a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, also with `.gz` but for Parquet with
+      images inside; a `.txt` of such columns), a folder of TFRecord files, of WebDataset's tar
+      files or of tables, one such file, a pattern such as `{00000..00041}.tar` or
+      `train-*.parquet`, a folder of images beside their texts (`0001.jpg`, `0001.txt`) or with a
+      `metadata.csv` or `.jsonl`, or a folder that TFDS prepared; here or, by fsspec, anywhere
+      (`gs://`, `s3://`, `hf://`). Several with `::` between them make a `Mixture`. A list of tables
+      of paths, of Parquet with images inside, or of shards of one kind, is one source in its order;
       of other kinds, of several, or with `factors`, it is a `Mixture`, too.
     - `image_key`, `text_key`: the columns, features or extensions that hold them; where they are
       not given, the usual names are looked for, and the log says which were taken. A field of an
       object is `column:field`, in a tar file `json:caption`.
-    - `image_root`: where the relative paths of a table's images start, if not at its folder.
+    - `image_root`: where the relative paths of a table's images, or of Parquet whose `bytes` are
+      null, start, if not at its folder.
     - `split`: "train", or a slice of it in TFDS's notation: "train[:90%]". What TFDS prepared may
       have other splits.
     - `n_samples`: takes only so many, the first of each.
     - `factors`: how often an epoch draws each of several, as for `Mixture`.
 
-    Raises `ValueError` for data that is damaged or lacks a key, and `FileNotFoundError` where
-    nothing is, each saying what was looked for and found.
+    Raises `ValueError` for what is no path and for data that is damaged or lacks a key, and
+    `FileNotFoundError` where nothing is, each saying what was looked for and found.
     """
-    if isinstance(path, str | os.PathLike):
-        parts = os.fspath(path).split("::")
-    else:
-        parts = [os.fspath(part) for part in path]
-        if factors is None and _are_alike(parts):
-            parts = ["::".join(parts)]
-    if not parts:
-        raise ValueError("The list of paths is empty: expected tables or folders.")
-    sources = [_opened(part, image_key, text_key, image_root, split) for part in parts]
+    is_one = isinstance(path, str | os.PathLike)
+    paths = [path] if is_one else _checked(path)
+    found = _kinds([part for one in paths for part in os.fspath(one).split("::")], image_key)
+    if not is_one and factors is None and _are_alike(found):
+        found = [(found[0][0], "::".join(url for _, url in found))]
+    sources = [_opened(*one, image_key, text_key, image_root, split) for one in found]
     if n_samples is not None:
         count = as_count("n_samples", n_samples)
         sources = [_first(count, source) for source in sources]
     if len(sources) == 1 and factors is None:
         return sources[0]
     return Mixture(sources, factors)
+
+
+def _checked(paths: Any) -> list[Any]:
+    """The paths of a list, or `ValueError` for what is none."""
+    is_list = isinstance(paths, Iterable) and not isinstance(paths, bytes | Mapping)
+    given: list[Any] = list(paths) if is_list else [paths]
+    for part in given:
+        if not isinstance(part, str | os.PathLike):
+            raise ValueError(
+                "Expected the path of a data set, a string or a `pathlib.Path`, or a list of such "
+                f"paths; got {part!r:.80}{' in a list' if is_list else ''}."
+            )
+    if not given:
+        raise ValueError("The list of paths is empty: expected tables or folders.")
+    return given
 
 
 def _first(count: int, source: AbstractSource) -> Subset:
@@ -95,40 +113,53 @@ def _first(count: int, source: AbstractSource) -> Subset:
 
 
 def _opened(
-    path: str,
+    kind: type[FileSource] | None,
+    url: str,
     image_key: str | None,
     text_key: str | None,
     image_root: PathLike | None,
     split: str,
 ) -> AbstractSource:
-    if not path:
-        raise ValueError("The path is empty: expected a table or a folder of shards.")
-    kind, where = _kind(path)
-    if kind is TableSource and _holds_images(where, image_key):
-        kind = ParquetImageSource
-    if kind is TableSource:
-        return sliced(TableSource(where, image_key, text_key, image_root), split)
+    """A path as what it was found to be."""
+    if kind in (TableSource, ParquetImageSource):
+        return sliced(kind(url, image_key, text_key, image_root), split)
     if image_root is not None:
-        raise ValueError(f"`image_root` is of tables of paths; {path} is no table.")
+        raise ValueError(
+            f"`image_root` is of tables and of Parquet that names files; {url} is neither."
+        )
     if kind is None:
-        return open_tfds(where, image_key, text_key, split)
-    return sliced(kind(where, image_key, text_key), split)
+        return open_tfds(url, image_key, text_key, split)
+    return sliced(kind(url, image_key, text_key), split)
 
 
-def _are_alike(paths: list[str]) -> bool:
+Found = tuple[type[FileSource] | None, str]  # the kind of source that a path is, and what to open
+
+
+def _kinds(paths: list[str], image_key: str | None) -> list[Found]:
+    """What each path is, by threads where some are far away."""
+    threads = _THREADS if any("://" in path for path in paths) else 1
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda path: _kind(path, image_key), paths))
+
+
+def _are_alike(found: list[Found]) -> bool:
     """Whether several paths are of one kind that reads many files as one."""
-    kinds = {_kind(path)[0] for path in paths}
+    kinds = {kind for kind, _ in found}
     return len(kinds) == 1 and all(kind and issubclass(kind, ShardedSource) for kind in kinds)
 
 
-def _kind(path: str) -> tuple[type[FileSource] | None, str]:
-    """The kind of source that a path is, by the names of its files, and what to open as that.
+def _kind(path: str, image_key: str | None) -> Found:
+    """The kind of source that a path is, None for what TFDS prepared, and what to open as that."""
+    if not path:
+        raise ValueError("The path is empty: expected a table or a folder of shards.")
+    kind, url = _kind_by_names(path)
+    if kind is TableSource and _holds_images(url, image_key):
+        kind = ParquetImageSource
+    return kind, url
 
-    None is what TFDS prepared. Paths of one kind may be joined by `::`.
-    """
-    if "::" in path:
-        kinds, urls = zip(*map(_kind, path.split("::")), strict=True)
-        return kinds[0], "::".join(urls)
+
+def _kind_by_names(path: str) -> Found:
+    """The same by the names of the files, to which all Parquet is a table of paths."""
     url = normalized(path)
     if is_pattern(url):
         names = [file.name for file in matches(url)]
@@ -176,7 +207,7 @@ def _kind_of_folder(url: str, names: list[str]) -> tuple[type[FileSource], str]:
             f"{url} holds tables of several formats, {listed(tables)}, which may be the same rows: "
             "name the one to read by its path, or those of one format by a pattern."
         )
-    _check_splits(url, tables)
+    check_splits(url, tables)
     return TableSource, joined(url, metadata[0]) if metadata else url
 
 
@@ -187,30 +218,15 @@ def _metadata_below(url: str) -> str | None:
         found = [name for name in names if METADATA.fullmatch(name)]
         if len(found) == 1:
             pattern = f"{glob.escape(url)}/**/{found[0]}"
-            _check_splits(url, [file.url.removeprefix(f"{url}/") for file in matches(pattern)])
+            check_splits(url, [file.url.removeprefix(f"{url}/") for file in matches(pattern)])
             return pattern
         if found or any(map(is_image, names)):
             return None
     return None
 
 
-def _check_splits(url: str, paths: list[str]) -> None:
-    """Raises `ValueError` for files of which some are for training and others for evaluation."""
-    splits = {}
-    for path in paths:
-        for word in re.findall("[a-z]+", path.lower()):
-            if word in _SPLITS:
-                splits.setdefault(_SPLITS[word], path)
-    if len(splits) > 1:
-        raise ValueError(
-            f"{url} holds several splits, {listed(list(splits.values()))}: name those of one by a "
-            f"pattern, such as {joined(url, '*train*')}, or by their folder; a list takes all."
-        )
-
-
 def _holds_images(url: str, image_key: str | None) -> bool:
     """Whether the first file of a table is Parquet with the images inside."""
-    url = url.split("::")[0]
     if is_pattern(url):
         file = matches(url)[0]
     elif is_folder(url):
@@ -229,11 +245,3 @@ def _holds_images(url: str, image_key: str | None) -> bool:
 
 def _any(kind: Any, names: list[str]) -> bool:
     return any(kind.file_name.fullmatch(name) for name in names)
-
-
-# Words in the names of files that say what they are for.
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}

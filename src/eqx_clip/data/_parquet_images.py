@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from .._types import PathLike
 from ._fields import check_columns, key_path, text_of
-from ._files import File, joined, parent, read
-from ._parquet import field, opened_parquet
+from ._files import File, joined, parent, read, simplified
+from ._parquet import field, opened_parquet, text_lists
 from ._parquet_pages import Chunk, Place, places, value_of
+from ._paths import checked_root, missing
 from ._shards import ShardedSource
 from ._source import Example, log_keys
-from ._table import text_lists
 
 
 _CODECS = ("SNAPPY", "GZIP", "BROTLI", "ZSTD")
@@ -24,19 +25,21 @@ _CODECS = ("SNAPPY", "GZIP", "BROTLI", "ZSTD")
 class ParquetImageSource(ShardedSource):
     """Images and texts in the columns of Parquet files.
 
-    The images' column holds bytes, or structs of `bytes` and `path`; where `bytes` is null, `path`
-    names a file, relative to the Parquet file's folder. Several files are read in sorted order.
-    They are walked once, for an index of where each image lies (`EQX_CLIP_CACHE`); then an image is
-    one read, whatever the row groups: of its own bytes, of some 64 KiB more under Snappy, of its
-    whole page, which may hold a thousand images, under other compressions.
+    The images' column holds bytes, or structs of `bytes` and `path`; where `bytes` is null or
+    empty, `path` names a file, relative to the Parquet file's folder or to `image_root`. Several
+    files are read in sorted order. They are walked once, for an index of where each image lies
+    (`EQX_CLIP_CACHE`); then an image is one read, whatever the row groups: of its own bytes, of
+    some 64 KiB more under Snappy, of its whole page, which may hold a thousand images, under other
+    compressions.
 
-    Raises `ValueError` for files that are damaged, that lack the columns, or whose images have
-    another encoding than PLAIN or by dictionary.
+    Raises `ValueError` for files that are damaged or compressed as a whole (`.gz`), that lack the
+    columns, or whose images have another encoding than PLAIN or by dictionary, and
+    `FileNotFoundError` for an `image_root` that is no folder.
     """
 
     image_keys = ("image", "jpg", "png", "jpeg", "webp", "img", "bytes")
     text_keys = ("title", "caption", "text", "txt")
-    file_name = re.compile(r".*\.parquet", re.IGNORECASE)
+    file_name = re.compile(r".*\.parquet(\.gz)?", re.IGNORECASE)  # of which `.gz` is refused
     file_kind = "Parquet files (`*.parquet`)"
     schema = pa.schema(
         {
@@ -47,7 +50,29 @@ class ParquetImageSource(ShardedSource):
         }
     )
 
+    def __init__(
+        self,
+        path: PathLike,
+        image_key: str | None = None,
+        text_key: str | None = None,
+        image_root: PathLike | None = None,
+    ):
+        self.image_root = checked_root(image_root)
+        super().__init__(path, image_key, text_key)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return *super()._arguments(), self.image_root
+
+    def _is_remote(self) -> bool:
+        return super()._is_remote() or "://" in (self.image_root or "")
+
     def _look(self) -> None:
+        packed = [file.url for file in self._files if file.name.lower().endswith(".gz")]
+        if packed:
+            raise ValueError(
+                f"{packed[0]} is Parquet with images inside, compressed as a whole, in which no "
+                "image can be read by itself: unpack it (`gunzip`)."
+            )
         file = self._files[0]
         with opened_parquet(file) as table:
             schema = table.schema_arrow
@@ -115,14 +140,30 @@ class ParquetImageSource(ShardedSource):
     def _shards(self) -> np.ndarray:
         return self._columns[0].to_numpy()
 
+    def image_name(self, i: int) -> str | None:
+        path = self._column("path")[i].as_py()
+        if not path:
+            return None
+        file, *_ = self._entry(i)
+        return simplified(joined(self._folder(file), path))
+
+    def image_size(self, i: int) -> int | None:
+        return self._column("size")[i].as_py()
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self._columns[self.schema.get_field_index(name)]
+
+    def _folder(self, file: File) -> str:
+        """Where the relative paths of a file's images start."""
+        return self.image_root or parent(file.url)
+
     def text(self, i: int) -> str | list[str] | None:
         return text_of(self._columns[-1][i].as_py())
 
     def stored(self, rows: range) -> Iterator[Any]:
         """The images' checksums and sizes, the paths of those in files of their own, the texts."""
         for name in ("checksum", "size", "path", "text"):
-            column = self._columns[self.schema.get_field_index(name)]
-            yield column[rows.start : rows.stop].to_pylist()
+            yield self._column(name)[rows.start : rows.stop].to_pylist()
 
     def _read(self, i: int) -> Example:
         *_, texts = self._entry(i)
@@ -131,19 +172,19 @@ class ParquetImageSource(ShardedSource):
     def _bytes(self, i: int) -> bytes:
         """The bytes in a row, or in the file that its path names."""
         file, start, *rest, path, _ = self._entry(i)
-        if start is not None:
-            place = Place(start, *rest)
+        place = Place(start, *rest)
+        if place.size:
             return value_of(place, read(file.url, start, start + place.stored))
         if not path:
             raise ValueError(f"The row has no {self._kept()[0]!r}.")
-        path = joined(parent(file.url), path)
         try:
-            return read(path)
+            return read(joined(self._folder(file), path))
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"The row holds no bytes, and the file that its path names is not here: {path!r}. "
-                "`datasets.Dataset.to_parquet` writes images that came from files so: copy the "
-                "files, or write the data set with its images embedded (`push_to_hub` does)."
+                "The row holds no bytes, and the file that its path names is not here: "
+                f"{missing(path, self._folder(file))} `datasets.Dataset.to_parquet` writes images "
+                "that came from files so: copy the files, or write the data set with its images "
+                "embedded (`push_to_hub` does)."
             ) from error
 
 
@@ -212,7 +253,8 @@ def _columns(found: Sequence[Place | None]) -> list[pa.Array]:
 
 
 def _paths(images: pa.Array, found: Sequence[Place | None]) -> pa.Array:
-    """The paths of the images that have no bytes."""
+    """The paths of the images that have no bytes: null, or an empty string."""
     paths = field(images, ("path",)).to_pylist()
-    kept = [path if place is None else None for path, place in zip(paths, found, strict=True)]
+    pairs = zip(paths, found, strict=True)
+    kept = [None if place is not None and place.size else path for path, place in pairs]
     return pa.array(kept, pa.string())

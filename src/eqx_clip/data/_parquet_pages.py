@@ -22,9 +22,8 @@ _FRAGMENT = 1 << 16  # bytes that Snappy's encoder compresses at a time, without
 _HEADER = 1 << 16  # bytes of a page's header, at most, with its statistics
 _LARGEST = 1 << 31  # bytes of a page, as Parquet counts them
 _MOST = 1 << 24  # values in a page
-_EXPANSION = (
-    1100  # bytes of a page for each of its stored ones: more than any codec makes of images
-)
+# Bytes of a page for each of its stored ones: more than any codec makes of images.
+_EXPANSION = 1100
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3  # kinds of pages
 _PLAIN, _BY_DICTIONARY = (0,), (2, 8)  # encodings
 
@@ -32,7 +31,7 @@ _PLAIN, _BY_DICTIONARY = (0,), (2, 8)  # encodings
 class Place(NamedTuple):
     """Where a value lies: `stored` bytes of the file from `start`, which `codec` makes `decoded`
     bytes, of which `size` from `skip` are the value, of this CRC-32. Without a codec the stored
-    bytes are the value."""
+    bytes are the value. A value of no bytes lies nowhere."""
 
     start: int
     stored: int
@@ -152,25 +151,20 @@ class _Page:
             position += size
 
     def _place(self, position: int, size: int) -> Place:
+        if not size:  # of which nothing need be read
+            return Place(self.start, 0, 0, 0, 0, 0, "")
         checksum = zlib.crc32(memoryview(self.data)[position : position + size])
         if not self.codec:
             return Place(self.start + position, size, size, 0, size, checksum, "")
         if self.bounds is None:
-            return Place(
-                self.start, self.stored, len(self.data), position, size, checksum, self.codec
-            )
+            whole = self.start, self.stored, len(self.data)
+            return Place(*whole, position, size, checksum, self.codec)
         decoded, stored = self.bounds
         first = bisect.bisect_right(decoded, position) - 1
-        last = bisect.bisect_left(decoded, position + max(1, size))
-        return Place(
-            self.start + stored[first],
-            stored[last] - stored[first],
-            decoded[last] - decoded[first],
-            position - decoded[first],
-            size,
-            checksum,
-            self.codec,
-        )
+        last = bisect.bisect_left(decoded, position + size)
+        start, skip = self.start + stored[first], position - decoded[first]
+        sizes = stored[last] - stored[first], decoded[last] - decoded[first]
+        return Place(start, *sizes, skip, size, checksum, self.codec)
 
 
 def _fragments(data: bytes, decoded: int) -> tuple[list[int], list[int]]:
@@ -210,10 +204,9 @@ def _fragments(data: bytes, decoded: int) -> tuple[list[int], list[int]]:
             inputs.append(position)
     if output != decoded or position != len(data):
         raise ValueError("Snappy's data are cut short.")
-    if outputs[-1] != output:
-        outputs.append(output)
-        inputs.append(position)
-    return outputs, inputs
+    if outputs[-1] == output:
+        return outputs, inputs
+    return [*outputs, output], [*inputs, position]
 
 
 def _decompressed(data: bytes, decoded: int, codec: str) -> bytes:

@@ -16,11 +16,11 @@ from jaxtyping import Int
 from PIL import Image
 from tqdm import tqdm
 
-from .._augment import Augment
 from .._checks import as_count
-from .._image import is_cut_off, to_rgb
-from .._tokenizer import Tokenizer
 from .._types import Count, Real
+from ..images.augment import Augment
+from ..images.decode import is_cut_off, to_rgb
+from ..tokenizers.clip import Tokenizer
 from ._batches import batches
 from ._captions import MissingCaptionError, captions
 from ._loader import BadSample, bad_sample

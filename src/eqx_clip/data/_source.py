@@ -49,7 +49,12 @@ class AbstractSource(abc.ABC):
         return self._read(i)["text"]
 
     def image_name(self, i: int) -> str | None:
-        """What examples of one image have in common: the place of a file that several may name."""
+        """The place of the file that is the image of example `i`, which several examples may name;
+        None where the image lies in the example."""
+        return None
+
+    def image_size(self, i: int) -> int | None:
+        """The bytes of an image without a name, where that is known before it is read."""
         return None
 
     def stored(self, rows: range) -> Iterator[Any]:
@@ -165,6 +170,9 @@ class Subset(AbstractSource):
     def image_name(self, i: int) -> str | None:
         return self.source.image_name(self._index(i))
 
+    def image_size(self, i: int) -> int | None:
+        return self.source.image_size(self._index(i))
+
     def stored(self, rows: range) -> Iterator[Any]:
         for start, part in zip(self._starts, self.ranges, strict=False):
             low, high = max(rows.start, start), min(rows.stop, start + len(part))
@@ -236,6 +244,10 @@ class Mixture(AbstractSource):
         k = bisect.bisect_right(self._starts, i) - 1
         return image_name(self.sources[k], i - self._starts[k])
 
+    def image_size(self, i: int) -> int | None:
+        k = bisect.bisect_right(self._starts, i) - 1
+        return image_size(self.sources[k], i - self._starts[k])
+
     def stored(self, rows: range) -> Iterator[Any]:
         for start, source in zip(self._starts, self.sources, strict=False):
             low, high = max(rows.start, start), min(rows.stop, start + len(source))
@@ -269,6 +281,10 @@ def text_at(source: Any, i: int) -> Any:
 
 def image_name(source: Any, i: int) -> str | None:
     return source.image_name(i) if isinstance(source, AbstractSource) else None
+
+
+def image_size(source: Any, i: int) -> int | None:
+    return source.image_size(i) if isinstance(source, AbstractSource) else None
 
 
 def stored(source: Any, rows: range) -> Iterator[Any]:

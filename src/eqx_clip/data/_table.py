@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import gzip
 import os
 import re
@@ -16,19 +17,30 @@ from tqdm import tqdm
 
 from .._types import PathLike
 from . import _csv, _jsonl, _parquet
-from ._fields import text_of
+from ._fields import key_path, text_of
 from ._files import (
     File,
     ending,
-    is_folder,
     joined,
-    normalized,
     parent,
     read,
+    simplified,
     sizes_here,
 )
 from ._index import logger
-from ._paths import address_column, download_first, is_on_the_web, missing, root_of, with_slashes
+from ._parquet import TEXTS, strings, text_lists
+from ._paths import (
+    address_column,
+    checked_root,
+    download_first,
+    is_base64,
+    is_on_the_web,
+    missing,
+    not_base64,
+    root_of,
+    shortened,
+    with_slashes,
+)
 from ._shards import ShardedSource
 from ._source import Example
 
@@ -36,7 +48,6 @@ from ._source import Example
 _HASHED = 8192  # rows at a time
 _LOOKED_AT = 32  # images that are looked for when a table is opened
 _FORMATS = {"csv": _csv, "tsv": _csv, "txt": _csv, "jsonl": _jsonl, "parquet": _parquet}
-_TEXTS = pa.list_(pa.string())
 
 
 class TableSource(ShardedSource):
@@ -56,7 +67,7 @@ class TableSource(ShardedSource):
     text_keys = ("title", "caption", "text", "txt")
     file_name = re.compile(r".*\.(csv|tsv|jsonl|parquet)(\.gz)?", re.IGNORECASE)
     file_kind = "tables (`*.csv`, `*.tsv`, `*.jsonl`, `*.parquet`)"
-    schema = pa.schema({"shard": pa.int32(), "image": pa.string(), "text": _TEXTS})
+    schema = pa.schema({"shard": pa.int32(), "image": pa.string(), "text": TEXTS})
 
     def __init__(
         self,
@@ -65,7 +76,7 @@ class TableSource(ShardedSource):
         text_key: str | None = None,
         image_root: PathLike | None = None,
     ):
-        self.image_root = None if image_root is None else normalized(image_root)
+        self.image_root = checked_root(image_root)
         super().__init__(path, image_key, text_key)
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -77,8 +88,6 @@ class TableSource(ShardedSource):
         counts = np.bincount(self._shards.to_numpy(), minlength=len(self._files))
         self._first_rows = np.concatenate([[0], np.cumsum(counts)])
         self._slashes = False
-        if self.image_root is not None and not is_folder(self.image_root):
-            raise FileNotFoundError(f"There is no folder {self.image_root!r}, the `image_root`.")
         self._look_for_images()
         return mark
 
@@ -93,7 +102,25 @@ class TableSource(ShardedSource):
                 )
         file = self._files[0]
         with _explained(file):
-            self._find_columns(file, _FORMATS[ending(file.name)].columns(file, wanted))
+            names = _FORMATS[ending(file.name)].columns(file, wanted)
+            self._find_columns(file, [*names, *self._later_names(names)])
+
+    def _later_names(self, names: list[str]) -> list[str]:
+        """The given keys of JSON lines that no object at the start has; `ValueError` for a field
+        that no object has at all."""
+        files = [file for file in self._files if ending(file.name) == "jsonl"]
+        if not files or ending(self._files[0].name) != "jsonl":
+            return []
+        given = [key for key in (self.image_key, self.text_key) if key and key not in names]
+        found = [key for key in given if any(_jsonl.has(file, key) for file in files)]
+        for key in given:
+            name, path = key_path(key)
+            if key not in found and name in names:
+                raise ValueError(
+                    f"{self.path}: There is no field {path[-1]!r} in any object's {name!r}, as "
+                    f"{key!r} asks for."
+                )
+        return found
 
     def _find_columns(self, file: File, names: list[str]) -> None:
         if not names:
@@ -149,14 +176,14 @@ class TableSource(ShardedSource):
             for batch in _FORMATS[ending(file.name)].batches(file, keys):
                 image, text = (batch.column(key) for key in keys)
                 shards = pa.array(np.full(len(batch), shard, np.int32))
-                columns = [shards, _strings(keys[0], image), text_lists(keys[1], text)]
+                columns = [shards, strings(keys[0], image), text_lists(keys[1], text)]
                 yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _look_for_images(self) -> None:
         """Says what to do where none of a few images, spread over the rows, is there.
 
-        Those of the web raise `ValueError`. Backslashes in their paths are read as slashes if the
-        images are found so, and only so.
+        Those of the web and those in base64 raise `ValueError`. Backslashes in their paths are read
+        as slashes if the images are found so, and only so.
         """
         rows = np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).astype(int).tolist()
         paths = {i: path for i in rows if (path := self._images[i].as_py())}
@@ -165,13 +192,15 @@ class TableSource(ShardedSource):
         first = next(iter(paths))
         if all(map(is_on_the_web, paths.values())):
             raise ValueError(download_first(self.path, paths[first]))
+        if all(map(is_base64, paths.values())):
+            raise ValueError(not_base64(self.path, paths[first]))
         slashed = [i for i, path in paths.items() if "\\" in path]
         if slashed and not self._is_any_there(slashed):
             self._slashes = True
             self._slashes = self._is_any_there(slashed)
         if self._slashes:
             words = "The paths of %s, %r for one, have backslashes: they are read as slashes."
-            logger.warning(words, self.path, paths[slashed[0]])
+            logger.warning(words, self.path, shortened(paths[slashed[0]]))
         if not self._is_any_there(paths):
             root = root_of(paths[first], self._folder(first))
             words = "None of %d images of %s that were looked for is there, the first of them %s%s"
@@ -194,7 +223,8 @@ class TableSource(ShardedSource):
     def where(self, i: int) -> str:
         shard = self._shards[i].as_py()
         row = i - int(self._first_rows[shard]) + 1
-        return f"{self._files[shard].url}, row {row}: {self._image(i) or 'no image'}"
+        image = self._image(i)
+        return f"{self._files[shard].url}, row {row}: {shortened(image) if image else 'no image'}"
 
     def _image(self, i: int) -> str | None:
         """Where the image of a row lies, if the row names one."""
@@ -207,7 +237,8 @@ class TableSource(ShardedSource):
         return text_of(self._texts[i].as_py())
 
     def image_name(self, i: int) -> str | None:
-        return self._image(i)
+        image = self._image(i)
+        return None if image is None else simplified(image)
 
     def stored(self, rows: range) -> Iterator[Any]:
         """The images' paths as they stand in the table, their sizes where they lie here, texts."""
@@ -225,8 +256,13 @@ class TableSource(ShardedSource):
             raise ValueError(f"The row has no {self.image_key!r}, the path of its image.")
         try:
             data = read(image)
-        except FileNotFoundError as error:
-            words = missing(self._images[i].as_py(), self._folder(i))
+        except OSError as error:
+            if not (isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG):
+                raise
+            path = self._images[i].as_py()
+            if is_base64(path):
+                raise ValueError(not_base64(self.path, path)) from error
+            words = missing(path, self._folder(i))
             raise FileNotFoundError(f"There is no image {words}") from error
         return {"image": data, "text": self.text(i)}
 
@@ -239,40 +275,10 @@ def is_table(name: str) -> bool:
 def _explained(file: File) -> Iterator[None]:
     try:
         yield
+    except pa.ArrowKeyError as error:
+        raise ValueError(f"{file.url}: {error}") from error
     except _UNREADABLE as error:
         raise ValueError(f"{file.url} cannot be read as a table in UTF-8. {error}") from error
-
-
-def _strings(key: str, column: pa.Array) -> pa.Array:
-    if not (pa.types.is_null(column.type) or _is_text(column.type)):
-        hint = f" Name a field of it: '{key}:field'." if pa.types.is_struct(column.type) else ""
-        raise pa.ArrowTypeError(f"Column {key!r} must hold text; it holds {column.type}.{hint}")
-    text = column.cast(pa.string())
-    text.validate(full=True)  # nobody else looks whether it is UTF-8
-    return text
-
-
-def text_lists(key: str, column: pa.Array) -> pa.Array:
-    """A list of texts for each row, of one where the column holds text itself; null for null."""
-    if _is_list(column.type):
-        return column.cast(_TEXTS)
-    texts = _strings(key, column)
-    ends = np.cumsum(texts.is_valid().to_numpy(zero_copy_only=False))
-    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, texts.drop_null(), mask=texts.is_null())
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return (is_list or pa.types.is_fixed_size_list(kind)) and _is_text(kind.value_type)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
 
 
 # What the readers raise for a file that is not whole, or is something else.

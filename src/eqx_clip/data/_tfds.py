@@ -2,8 +2,7 @@
 
 import glob
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -14,7 +13,7 @@ from .._types import PathLike
 from ._files import digest, files_in, joined, marks, normalized
 from ._parquet_images import ParquetImageSource
 from ._source import AbstractSource, Example, FileSource, Mixture, Subset, log_keys
-from ._tfrecord import TFRecordSource, example_of, parse_example
+from ._tfrecord import TFRecordSource, example_at, parse_example
 
 
 def open_tfds(
@@ -22,9 +21,9 @@ def open_tfds(
 ) -> AbstractSource:
     """The examples of a split, or of a slice such as "validation[:50%]", of a prepared data set.
 
-    Without keys, its one `Image` feature is taken, and its one `Text`, or the one that is called as
-    captions are; in a sequence (`captions/text`) it is several texts of an image. Images stay
-    encoded.
+    Without keys, its one `Image` feature is taken, and the one `Text` that is called as captions
+    are (caption, text, title, description, sentence, alt, prompt and their plurals); in a sequence
+    (`captions/text`) it is several texts of an image. Images stay encoded.
 
     Raises `ValueError` for a split or a key that it does not have, and for files that hold fewer
     examples than the data set's own information says.
@@ -47,11 +46,13 @@ def open_tfds(
     return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
-# The last part of the names of texts that are captions, where a data set has several texts.
-_CAPTIONS = ("caption", "captions", "text", "txt", "title")
-# A word in the name of a text that says what an image is, not what it shows.
-_NAMES = re.compile(
-    r"(?:^|[_/])(?:id|ids|key|name|names|filename|file|path|url|uri|hash|source|license)$"
+# What captions are called, the last part of a feature's path in lower case, and, where no text is
+# called so, what else they are. A text of another name may be an identifier, a label or a language:
+# it is taken only where `text_key` names it.
+_CAPTIONS = ("caption", "captions", "text", "texts", "txt", "title", "titles")
+_DESCRIPTIONS = (
+    *("description", "descriptions", "sentence", "sentences"),
+    *("prompt", "prompts", "alt", "alt_text"),
 )
 
 
@@ -59,8 +60,11 @@ def key_of(builder: Any, what: str, given: str | None = None) -> str:
     """The feature that is given, or the only one, for an "image", a "text" or a "label".
 
     `builder` is a `tfds.core.DatasetBuilder`. Features within others are named by a path,
-    `captions/text`. Texts in a sequence are texts, too; names and identifiers are never taken for
-    captions unless they are given.
+    `captions/text`. Texts in a sequence are texts, too. Without a key a text is taken only by a
+    known name of captions, in any case: what another one holds (file names, identifiers, labels,
+    languages) its name does not tell.
+
+    Raises `ValueError` where none or several are left, with the features to choose from.
     """
     kind = {
         "image": tfds.features.Image,
@@ -72,19 +76,28 @@ def key_of(builder: Any, what: str, given: str | None = None) -> str:
     if given is not None:
         chosen = [name for name in candidates if name == given]
     elif what == "text":
-        chosen = [name for name in candidates if not _NAMES.search(name)]
-        usual = [name for name in chosen if name.rsplit("/", 1)[-1] in _CAPTIONS]
-        chosen = usual if len(usual) == 1 else chosen
+        chosen = _called_captions(candidates)
     else:
         chosen = candidates
     if len(chosen) == 1:
         return chosen[0]
+    wanted, choice = f"one TFDS {kind.__name__}", ", ".join(map(repr, candidates))
+    if given is not None:
+        wanted = f"the {what}_key {given!r} to be a TFDS {kind.__name__}"
+    elif what == "text":
+        wanted += " that is called as captions are (caption, text, title, ...)"
+    choice = f", one of {choice}" if choice else ""
     held = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-    wanted = f"the {what}_key {given!r}" if given else "one feature of it"
     raise ValueError(
-        f"Expected {wanted} to be a TFDS {kind.__name__}; {builder.data_dir} holds {held}. Pass "
-        f"`{what}_key=`."
+        f"Expected {wanted}; {builder.data_dir} holds {held}. Pass `{what}_key=`{choice}."
     )
+
+
+def _called_captions(names: Sequence[str]) -> list[str]:
+    """The names that are those of captions, in any case."""
+    last = {name: name.rsplit("/", 1)[-1].lower() for name in names}
+    found = [name for name in names if last[name] in _CAPTIONS]
+    return found or [name for name in names if last[name] in _DESCRIPTIONS]
 
 
 def _named(features: Any, prefix: str = "", *, repeated: bool) -> Iterator[tuple[str, Any]]:
@@ -135,12 +148,15 @@ class ParquetRecordSource(ParquetImageSource):
     def _kept(self) -> tuple[str, str]:
         return "data", ""
 
+    def image_size(self, i: int) -> int | None:
+        """Not known: the index has the size of the record."""
+        return None
+
     def text(self, i: int) -> str | list[str] | None:
         return self._read(i)["text"]
 
     def _read(self, i: int) -> Example:
-        features = parse_example(self._bytes(i))
-        return example_of(features, str(self.image_key), str(self.text_key))
+        return example_at(self, i, parse_example(self._bytes(i)))
 
 
 class ArrayRecordSource(FileSource):
@@ -172,7 +188,7 @@ class ArrayRecordSource(FileSource):
             record = self._records[i]
         except RuntimeError as error:
             raise ValueError(f"The record is damaged. {error}") from error
-        return example_of(parse_example(record), str(self.image_key), str(self.text_key))
+        return example_at(self, i, parse_example(record))
 
 
 def _check_shards(split: Any) -> None:

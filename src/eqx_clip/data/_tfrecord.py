@@ -13,13 +13,14 @@ import pyarrow as pa
 from ._fields import decoded, text_of
 from ._files import File, opened, read
 from ._shards import ShardedSource
-from ._source import Example
+from ._source import Example, FileSource
 
 
 # A record: its length (8 bytes), the length's checksum (4), the payload, its checksum (4).
 _HEADER, _FOOTER = 12, 4
 # Records whose features are looked at, to find the image's and the text's.
 _LOOKED_AT = 100
+_LOOKED_FOR = 1000  # records, evenly spread, in which a key that is given is looked for
 
 
 class TFRecordSource(ShardedSource):
@@ -52,10 +53,14 @@ class TFRecordSource(ShardedSource):
         return mark
 
     def _names(self) -> tuple[str, ...]:
-        """The features that hold bytes, of the records until both keys are among them."""
+        """The features that hold bytes, of the first records until both keys are among them, and of
+        some of all for a key that is given and not yet there."""
+        given = {key for key in (self.image_key, self.text_key) if key}
         names: set[str] = set()
         problems = []
-        for i in range(min(len(self), _LOOKED_AT)):  # some records lack a text
+        for k, i in enumerate(self._looked_at()):  # some records lack a text
+            if k >= _LOOKED_AT and given <= names:
+                break
             try:
                 features = self._features(i)
             except ValueError as error:  # a damaged record counts when it is read
@@ -70,6 +75,10 @@ class TFRecordSource(ShardedSource):
                 f"{problems[0]}"
             ) from problems[0]
         return tuple(sorted(names))
+
+    def _looked_at(self) -> Iterator[int]:
+        yield from range(min(len(self), _LOOKED_AT))
+        yield from np.linspace(0, len(self) - 1, min(len(self), _LOOKED_FOR)).astype(int).tolist()
 
     def where(self, i: int) -> str:
         file, start, *_ = self._entry(i)
@@ -91,7 +100,15 @@ class TFRecordSource(ShardedSource):
         return parse_example(read_record(file.url, start, size))
 
     def _read(self, i: int) -> Example:
-        return example_of(self._features(i), str(self.image_key), str(self.text_key))
+        return example_at(self, i, self._features(i))
+
+
+def example_at(source: FileSource, i: int, features: dict[str, list[bytes]]) -> Example:
+    """The example in a record of a source, or `ValueError` with where it lies."""
+    try:
+        return example_of(features, str(source.image_key), str(source.text_key))
+    except ValueError as error:
+        raise ValueError(f"{source.where(i)}: {error}") from error.__cause__
 
 
 def example_of(features: dict[str, list[bytes]], image_key: str, text_key: str) -> Example:
@@ -99,7 +116,7 @@ def example_of(features: dict[str, list[bytes]], image_key: str, text_key: str) 
     image = next(iter(features.get(image_key, ())), None)
     if not image:
         raise ValueError(f"The record has no image {image_key!r}.")
-    texts = [decoded(text, repr(text_key)) for text in features.get(text_key, ())]
+    texts = [decoded(text, f"The text {text_key!r}") for text in features.get(text_key, ())]
     return {"image": image, "text": text_of(texts)}
 
 

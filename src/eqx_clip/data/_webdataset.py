@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ._fields import key_path, several, text_in
+from ._fields import key_path, of_one_extension, several, text_in
 from ._files import File, opened, read
 from ._index import logger
 from ._shards import ShardedSource
@@ -26,7 +26,8 @@ class WebDatasetSource(ShardedSource):
 
     `image_key` and `text_key` are extensions, or several with semicolons between them, of which a
     sample has one; by default those of OpenCLIP, `jpg;png;jpeg;webp` and `txt`. A text in a JSON
-    member is a field of it, `json:caption`; a list there is several texts of the image. Samples
+    member is a field of it, `json:caption`, or the first that has one of several
+    (`json:caption;json:title`); a list there is several texts of the image. Samples
     without an image are left out, as OpenCLIP does, with a warning that counts them; those without
     a text have none.
 
@@ -117,9 +118,12 @@ class WebDatasetSource(ShardedSource):
         for column in (self._columns[k] for k in (1, 3, 6)):
             yield column[rows.start : rows.stop].to_pylist()
 
+    def image_size(self, i: int) -> int | None:
+        return self._columns[3][i].as_py()
+
     def text(self, i: int) -> str | list[str] | None:
         file, _, _, _, start, size, _, key = self._entry(i)
-        return None if start is None else text_in(read(file.url, *_range(start, size)), key)
+        return None if start is None else self._text(i, key, read(file.url, *_range(start, size)))
 
     def _read(self, i: int) -> Example:
         file, _, image, image_size, text, text_size, _, key = self._entry(i)
@@ -127,8 +131,16 @@ class WebDatasetSource(ShardedSource):
             return {"image": read(file.url, *_range(image, image_size)), "text": None}
         start = min(image, text)  # members of a sample lie together: one request
         data = read(file.url, start, max(image + image_size, text + text_size))
-        text = text_in(data[text - start :][:text_size], key)
+        text = self._text(i, key, data[text - start :][:text_size])
         return {"image": data[image - start :][:image_size], "text": text}
+
+    def _text(self, i: int, key: str, data: bytes) -> str | list[str] | None:
+        """The text of example `i` in the bytes of its member, in which the index found a key."""
+        keys = of_one_extension(key, self._kept()[1])
+        try:
+            return text_in(data, keys, f"The member {key_path(key)[0]!r}")
+        except ValueError as error:
+            raise ValueError(f"{self.where(i)}: {error}") from error.__cause__
 
 
 def _range(start: int, size: int) -> tuple[int, int]:

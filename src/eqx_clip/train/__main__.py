@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._curves import draw_curves
+from .log.curves import draw_curves
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,94 @@
+"""Models from OpenCLIP's state dicts and back, by the tables of their towers' families."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import DTypeLike
+
+from .._clip import CLIP, CLIPConfig
+from ..zoo.families import FAMILIES, family_of
+from .open_clip.naming import Edit
+from .open_clip.tensors import Canonical
+from .rows.row import Table, nested, renamed
+from .rows.state_dict import MisfitError, Placement, fill, tensors_of
+
+
+if TYPE_CHECKING:
+    Model = CLIP
+else:
+    Model = Any  # a `ValueError` speaks first
+
+
+def check_model(model: Any) -> None:
+    if not isinstance(model, CLIP):
+        raise ValueError(
+            f"Expected an eqx_clip.CLIP; got {type(model).__name__}. "
+            "`eqx.tree_serialise_leaves(path, module)` writes any module."
+        )
+
+
+def table_of(model: CLIP) -> Table:
+    """OpenCLIP's names for (at least) every leaf of `model`.
+
+    Raises `ValueError` for towers that OpenCLIP does not know.
+    """
+    towers = {name: getattr(model, name) for name in ("image", "text")}
+    rows = renamed({"logit_scale": "logit_scale", "logit_bias": "logit_bias"})
+    for name, tower in towers.items():
+        rows |= nested(family_of(tower).open_clip.table(tower.config), f"{name}.", "")
+    return rows
+
+
+def to_state_dict(model: Model) -> dict[str, np.ndarray]:
+    """`model` as OpenCLIP's state dict: NumPy arrays by OpenCLIP's names, dtypes kept.
+
+    The arrays may share memory with the model's; do not write into them. Raises `ValueError` for
+    what is no `CLIP`, and for towers that OpenCLIP does not know. Inverse of `from_state_dict`.
+    """
+    check_model(model)
+    return tensors_of(model, table_of(model))
+
+
+def skeleton(config: CLIPConfig) -> CLIP:
+    """The model of `jax.ShapeDtypeStruct`s."""
+    return eqx.filter_eval_shape(config.build, key=jax.random.key(0))
+
+
+def filled(
+    config: CLIPConfig,
+    tensors: Any,
+    dtype: DTypeLike | None = None,
+    edits: Mapping[str, Edit] | None = None,
+    device: Placement | None = None,
+) -> CLIP:
+    """The model of `config` with the weights of OpenCLIP's state dict.
+
+    `edits`: what is done to small tensors on the way, by name. Raises `ValueError` for tensors that
+    do not fit, with the family that they look like.
+    """
+    model = skeleton(config)
+    try:
+        return fill(model, table_of(model), Canonical(tensors, edits or {}), dtype, device)
+    except MisfitError as error:
+        raise ValueError(f"{error} {_origin(model, error.names)}") from None
+
+
+def _origin(model: CLIP, names: tuple[str, ...]) -> str:
+    """Whose tensors these look like, by their names, if not of such a model's."""
+    if any(name.startswith(("vision_model.", "text_model.")) for name in names):
+        return (
+            "These names are those of Hugging Face transformers; take the repository's "
+            "`open_clip_model.safetensors` instead."
+        )
+    expected = [family_of(tower) for tower in (model.image, model.text)]
+    for family in FAMILIES:
+        if family.open_clip.landmark in names and family not in expected:
+            image = expected[0]
+            return (
+                f"They look like a {family.name}'s; this configuration is of a {image.name}. "
+                "Weights and configuration do not belong together."
+            )
+    return "Weights and configuration do not belong together."

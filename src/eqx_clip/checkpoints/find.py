@@ -1,0 +1,204 @@
+"""What a source of weights is: a registered name, the hub, a folder or a file."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from .._checks import short_repr
+from .._clip import CLIPConfig
+from .._types import PathLike
+from ..zoo.architectures import MODELS, is_model, model_config, nearest_model
+from ..zoo.pairs import TRANSFORMERS_REPOS, open_clip_pairs, pair_of, pairs_of
+from ..zoo.pretrained import PRETRAINED, find_pretrained
+from .config import config_from_open_clip
+from .files.safetensors import SafetensorsFile
+from .hub import (
+    CONFIG_FILE,
+    PICKLE_SUFFIXES,
+    WEIGHT_FILES,
+    WeightsNotFoundError,
+    check_not_pickle,
+    fetch,
+    find_in_folder,
+)
+
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the hub: organisation/repository
+
+
+class Found(NamedTuple):
+    """What a source turned out to be."""
+
+    config: CLIPConfig
+    weights: Path
+
+
+def find(
+    source: PathLike,
+    tag: PathLike | None,
+    *,
+    cache_dir: str | os.PathLike[str] | None,
+    revision: str | None,
+) -> Found:
+    """The configuration and the file of weights of what `load` is given, fetched if need be."""
+    for argument, value in (("source", source), ("tag", "none" if tag is None else tag)):
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            raise ValueError(f"`{argument}` must be a name or a path; got {short_repr(value)}.")
+    name = os.fspath(source)
+    if name.startswith("hf-hub:"):
+        _refuse(tag=tag, where="a repository of the hub")
+        repo = name.removeprefix("hf-hub:")
+        if repo in TRANSFORMERS_REPOS:
+            raise _unknown(repo, None)
+        config = fetch([repo], [CONFIG_FILE], revision=revision, cache_dir=cache_dir)
+        weights = fetch([repo], WEIGHT_FILES, revision=revision, cache_dir=cache_dir)
+        return Found(_read_config(config), weights)
+    is_path = os.sep in name and os.path.isdir(name)  # "ViT-B/32" is none
+    if isinstance(source, str) and is_model(name) and not is_path:
+        if tag is not None and _is_file_name(tag):
+            _refuse(revision=revision, where="a file")
+            weights = _existing_weights(_path(tag))
+            return Found(_config_of_file(name, weights), weights)
+        row = find_pretrained(name, None if tag is None else os.fspath(tag))
+        return Found(
+            row.config, fetch(row.repos, row.files, revision=revision, cache_dir=cache_dir)
+        )
+    folder = _path(name.removeprefix("local-dir:"))
+    if os.path.isdir(folder):  # unlike `Path.is_dir`, of any string
+        _refuse(tag=tag, revision=revision, where="a folder")
+        weights = find_in_folder(folder)
+        return Found(_own_config(weights) or _missing_config(folder), weights)
+    if os.path.isfile(folder):
+        check_not_pickle(folder)
+        if folder.suffix != ".safetensors":
+            raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
+        raise ValueError(
+            f"{name!r} is a file, and does not say what it holds. Name its architecture, "
+            f"`eqx_clip.load('vit-base-patch32', {name!r})`, or load a folder with {CONFIG_FILE!r} "
+            "beside the weights."
+        )
+    raise _unknown(name, None if tag is None else os.fspath(tag))
+
+
+def _unknown(name: str, tag: str | None) -> ValueError:
+    """What to say of a source that is neither a registered model nor a path."""
+    models = f"Models: {', '.join(MODELS)}."
+    theirs = [pair_of(tag, name)] if tag is not None else []
+    for pair in (*theirs, *pairs_of(name)[-1:]):
+        if pair is not None:
+            return ValueError(f"{pair.answer} {models}")
+    problem = f"{short_repr(name)} is no registered model and no folder.{nearest_model(name)}"
+    if not _REPO.fullmatch(name):
+        hub = "Repositories of the hub: 'hf-hub:organisation/repository'."
+        return ValueError(f"{problem} {models} {hub}")
+    return ValueError(_answer_for(name) or f"{problem} {models} Of the hub: {_on_the_hub(name)}")
+
+
+def _answer_for(repo: str) -> str | None:
+    """What to say of a repository of the hub that is known here, without `hf-hub:`."""
+    if repo in TRANSFORMERS_REPOS:
+        model, tag = TRANSFORMERS_REPOS[repo]
+        return (
+            f"{repo!r} is in the format of transformers, which is not read yet. The same weights: "
+            f"`eqx_clip.load({model!r}, {tag!r})`."
+        )
+    for row in PRETRAINED:
+        if repo in row.repos:
+            return (
+                f"{repo!r} is a repository of the hub, and registered: "
+                f"`eqx_clip.load({row.model!r}, {row.tag!r})`. {_on_the_hub(repo)}"
+            )
+    pairs = (pair for pair in open_clip_pairs() if pair.repo == repo)
+    return next((f"{repo!r} is a repository of the hub. {pair.answer}" for pair in pairs), None)
+
+
+def _on_the_hub(repo: str) -> str:
+    return (
+        f"`eqx_clip.load('hf-hub:{repo}')` loads a repository in OpenCLIP's format; that of "
+        "transformers is not read yet."
+    )
+
+
+def _path(path: PathLike) -> Path:
+    return Path(os.path.expanduser(path))
+
+
+def _is_file_name(tag: str | os.PathLike[str]) -> bool:
+    suffixes = (".safetensors", *PICKLE_SUFFIXES)
+    return not isinstance(tag, str) or tag.endswith(suffixes) or os.path.isfile(_path(tag))
+
+
+def _existing_weights(path: Path) -> Path:
+    check_not_pickle(path)
+    if not path.is_file():
+        raise WeightsNotFoundError(f"There is no file {path}.")
+    return path
+
+
+def _refuse(*, where: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"`{name}={short_repr(value)}` has no meaning for {where}.")
+
+
+def _config_of_file(name: str, weights: Path) -> CLIPConfig:
+    """What one file of weights is: `name`, with the file's own activation, preprocessing and
+    sizes of images and texts."""
+    named, own = model_config(name), _own_config(weights)
+    if own is None:
+        return named
+    if _architecture(named) != _architecture(own):
+        raise ValueError(
+            f"{weights} is not {name!r}: the configuration in the file or beside it says "
+            f"{own.image} and {own.text}. Load its folder: "
+            f"`eqx_clip.load({str(weights.parent)!r})`."
+        )
+    return own
+
+
+def _architecture(config: CLIPConfig) -> list[dict[str, Any]]:
+    """What every file of weights of an architecture has in common."""
+    free = ("activation", "image_size", "context_length")
+    return [
+        {key: value for key, value in dataclasses.asdict(tower).items() if key not in free}
+        for tower in (config.image, config.text)
+    ]
+
+
+def _own_config(weights: Path) -> CLIPConfig | None:
+    """The configuration that lies beside the weights, or else the one that they carry, if any."""
+    path = weights.parent / CONFIG_FILE
+    if path.is_file():
+        return _read_config(path)
+    with SafetensorsFile(weights) as tensors:
+        text = tensors.metadata.get(CONFIG_FILE)
+    return None if text is None else _parse_config(text, where=weights)
+
+
+def _read_config(path: Path) -> CLIPConfig:
+    return _parse_config(path.read_bytes(), where=path)
+
+
+def _parse_config(text: str | bytes, *, where: Path) -> CLIPConfig:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{where} must hold an object in OpenCLIP's format.")
+    try:
+        return config_from_open_clip(config)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _missing_config(folder: Path) -> NoReturn:
+    raise WeightsNotFoundError(
+        f"There is no {CONFIG_FILE!r} in {folder}. It says what the weights are: write one, as "
+        "OpenCLIP does, or name the architecture: "
+        "`eqx_clip.load('vit-base-patch32', 'weights.safetensors')`."
+    )

@@ -1,0 +1,37 @@
+"""How OpenCLIP describes one kind of tower, and names its tensors."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..rows.row import Table
+from .options import Options
+
+
+Edit = Callable[[np.ndarray], np.ndarray]  # of a small tensor, on its way in
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Naming:
+    """OpenCLIP's format of one kind of tower.
+
+    - `section`: the section of its configuration, "vision_cfg" or "text_cfg".
+    - `describes`: whether these options describe such a tower.
+    - `read`: the tower's configuration of the section's options, the length of the embedding, and
+      whether GELU is the quick one. `ValueError` for options that no tower here has.
+    - `write`: the options of a tower's configuration. `ValueError` if OpenCLIP has no such tower.
+    - `table`: the rows of a tower of this configuration, by paths within the tower.
+    - `positions`: for the tensors that depend on the size of images or texts, what makes those of
+      the first configuration fit the second.
+    - `landmark`: the name of a tensor that only such towers have.
+    """
+
+    section: str
+    describes: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Options, Any, bool], Any]
+    write: Callable[[Any], dict[str, Any]]
+    table: Callable[[Any], Table]
+    positions: Callable[[Any, Any], Mapping[str, Edit]] = lambda old, new: {}
+    landmark: str

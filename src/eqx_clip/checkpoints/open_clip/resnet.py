@@ -1,0 +1,107 @@
+"""OpenCLIP's residual networks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._checks import as_count
+from ...towers.resnet import ResNetConfig
+from ..rows.positions import resize_image_positions
+from ..rows.row import Table, nested, renamed
+from .naming import Edit, Naming
+from .options import Options
+from .vit import DEFAULTS as VIT_DEFAULTS
+
+
+_NORM = renamed(
+    {
+        name: name
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
+)
+_LAYERS = {
+    path: row
+    for i in (1, 2, 3)
+    for path, row in {
+        **renamed({f"conv{i}.weight": f"conv{i}.weight"}),
+        **nested(_NORM, f"bn{i}.", f"bn{i}."),
+    }.items()
+}
+_DOWNSAMPLE = {
+    **renamed({"downsample.conv.weight": "downsample.0.weight"}),
+    **nested(_NORM, "downsample.bn.", "downsample.1."),
+}
+_STAGE = {
+    **nested(_LAYERS, "first.", "0."),
+    **nested(_DOWNSAMPLE, "first.", "0."),
+    **nested(_LAYERS, "stack.block.", "{i}.", first=1),
+}
+_POOL = renamed(
+    {
+        "positional_embedding": "positional_embedding",
+        **{
+            f"{name}_proj.{part}": f"{name}_proj.{part}"
+            for name in "qkvc"
+            for part in ("weight", "bias")
+        },
+    }
+)
+_TABLE = {
+    **nested(_LAYERS, "", "visual."),
+    **nested(_POOL, "attnpool.", "visual.attnpool."),
+    **{
+        path: row
+        for i in (1, 2, 3, 4)
+        for path, row in nested(_STAGE, f"layer{i}.", f"visual.layer{i}.").items()
+    },
+}
+_POSITIONS = "visual.attnpool.positional_embedding"
+
+
+def _describes(options: Mapping[str, Any]) -> bool:
+    return not options.get("timm_model_name") and isinstance(options.get("layers"), list | tuple)
+
+
+def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ResNetConfig:
+    width = as_count("width", options.take("width", 768))
+    head_width = as_count("head_width", options.take("head_width", 64))
+    config = ResNetConfig(
+        image_size=options.take_size("image_size", 224),
+        depths=tuple(options.take("layers", ())),
+        width=width,
+        embed_dim=embed_dim,
+        num_heads=width * 32 // head_width,
+    )
+    options.leave_aside("patch_size", "mlp_ratio", *VIT_DEFAULTS)
+    options.leave_aside("no_ln_pre", "pool_type", "final_ln_after_pool")
+    options.leave_aside("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias")
+    options.refuse_others({})
+    return config
+
+
+def _write(config: ResNetConfig) -> dict[str, Any]:
+    return {
+        "image_size": config.image_size,
+        "layers": list(config.depths),
+        "width": config.width,
+        "head_width": config.width * 32 // config.num_heads,
+        "patch_size": None,
+    }
+
+
+def _table(config: ResNetConfig) -> Table:
+    return _TABLE
+
+
+def _positions(old: ResNetConfig, new: ResNetConfig) -> Mapping[str, Edit]:
+    return {_POSITIONS: lambda x: resize_image_positions(x, old.grid, new.grid)}
+
+
+NAMING = Naming(
+    section="vision_cfg",
+    describes=_describes,
+    read=_read,
+    write=_write,
+    table=_table,
+    positions=_positions,
+    landmark="visual.attnpool.q_proj.weight",
+)

@@ -1,0 +1,107 @@
+"""OpenCLIP's own vision transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._checks import as_count, short_repr
+from ..._types import ImagePooling
+from ...towers.vit import ViTConfig
+from ..rows.positions import resize_image_positions
+from ..rows.row import Table, nested, renamed
+from .naming import Edit, Naming
+from .options import TRANSFORMER_DEFAULTS, Options
+from .transformer import BLOCK
+
+
+DEFAULTS = {
+    **TRANSFORMER_DEFAULTS,
+    "attentional_pool": False,
+    "pos_embed_type": "learnable",
+}
+_POOLINGS: Mapping[str, ImagePooling] = {"tok": "class_token", "avg": "mean_patch"}
+
+_TABLE = {
+    **renamed(
+        {
+            "patch.weight": "visual.conv1.weight",
+            "class_embedding": "visual.class_embedding",
+            "positional_embedding": "visual.positional_embedding",
+            "ln_pre.weight": "visual.ln_pre.weight",
+            "ln_pre.bias": "visual.ln_pre.bias",
+            "ln_post.weight": "visual.ln_post.weight",
+            "ln_post.bias": "visual.ln_post.bias",
+            "proj": "visual.proj",
+        }
+    ),
+    **nested(BLOCK, "stack.block.", "visual.transformer.resblocks.{i}."),
+}
+
+
+def _describes(options: Mapping[str, Any]) -> bool:
+    return not options.get("timm_model_name") and not isinstance(
+        options.get("layers"), list | tuple
+    )
+
+
+def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ViTConfig:
+    width = as_count("width", options.take("width", 768))
+    head_width = as_count("head_width", options.take("head_width", 64))
+    pool_type = options.take("pool_type", "tok")
+    norm_after_pool = options.take("final_ln_after_pool", False)
+    # Of one token the norm is the same before and after.
+    if pool_type not in tuple(_POOLINGS) or (pool_type == "avg" and not norm_after_pool):
+        raise ValueError(
+            f"`pool_type={short_repr(pool_type)}` with `final_ln_after_pool="
+            f"{short_repr(norm_after_pool)}` is not supported; supported: 'tok', and 'avg' with "
+            "true."
+        )
+    config = ViTConfig(
+        image_size=options.take_size("image_size", 224),
+        patch_size=options.take_size("patch_size", 16),
+        width=width,
+        depth=options.take("layers", 12),
+        num_heads=width // head_width,
+        mlp_ratio=options.take("mlp_ratio", 4.0),
+        embed_dim=embed_dim,
+        activation="quick_gelu" if quick_gelu else "gelu",
+        pooling=_POOLINGS[pool_type],
+        norm_pre=not options.take("no_ln_pre", False),
+    )
+    options.leave_aside("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias")
+    options.refuse_others(DEFAULTS)
+    return config
+
+
+def _write(config: ViTConfig) -> dict[str, Any]:
+    options = {
+        "image_size": config.image_size,
+        "layers": config.depth,
+        "width": config.width,
+        "head_width": config.width // config.num_heads,
+        "patch_size": config.patch_size,
+        "mlp_ratio": config.mlp_ratio,
+    }
+    if not config.norm_pre:
+        options["no_ln_pre"] = True
+    if config.pooling == "mean_patch":
+        options |= {"pool_type": "avg", "final_ln_after_pool": True}
+    return options
+
+
+def _table(config: ViTConfig) -> Table:
+    return _TABLE
+
+
+def _positions(old: ViTConfig, new: ViTConfig) -> Mapping[str, Edit]:
+    return {"visual.positional_embedding": lambda x: resize_image_positions(x, old.grid, new.grid)}
+
+
+NAMING = Naming(
+    section="vision_cfg",
+    describes=_describes,
+    read=_read,
+    write=_write,
+    table=_table,
+    positions=_positions,
+    landmark="visual.class_embedding",
+)

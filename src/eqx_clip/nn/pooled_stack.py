@@ -1,0 +1,107 @@
+"""One token of a stack's output, and its derivative, at the cost of that token in the last block.
+
+A tower reads one token of its last block. In that block only this token needs a query's scores, an
+output and an MLP: `Block.at`. The blocks below are whole. So with blocks f_0 ... f_(n-1) of weights
+w_0 ... w_(n-1), stacked in one array w along the depth,
+
+    x_(k+1) = f_k(w_k, x_k),    y = f_(n-1)(w_(n-1), x_(n-1))[i]
+
+and by the chain rule, going forward,
+
+    dx_(k+1) = df_k/dw dw_k + df_k/dx dx_k,    dy likewise, for token i alone.
+
+JAX would find the same by itself. But it would either slice w in two, a copy of nearly all weights,
+or index it in the loop, whose transpose adds each layer's gradient into an array of all of them.
+Here w is indexed, and the tangents dw are split into the last and the others, which the loop scans;
+the transpose of that is a loop that writes each layer's gradient once, and a concatenation.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, PyTree
+
+from .stack import Index, Stack, depth_of, widened
+
+
+def stack_at(
+    stack: Callable[[Array], Array], x: Float[Array, "tokens width"], i: Index
+) -> Float[Array, " width"]:
+    """`stack(x)[i]`, the last block computed for that token only, if it has a method `at`."""
+    if not isinstance(stack, Stack):  # a user has put another in its place
+        return stack(x)[i]
+    weights, fixed = eqx.partition(stack.block, eqx.is_inexact_array)
+    return _at(weights, fixed, widened(x, stack.block), jnp.asarray(i))
+
+
+def block_at(block: Any, x: Float[Array, "tokens width"], i: Index) -> Float[Array, " width"]:
+    """`block(x)[i]`, by its method `at` if it has one."""
+    return block.at(x, i) if hasattr(block, "at") else block(x)[i]
+
+
+@jax.custom_jvp
+def _at(weights: PyTree, fixed: PyTree, x: Array, i: Int[Array, ""]) -> Array:
+    # By index, since a slice of the stack would be a copy of nearly all the weights.
+    def step(x, n):
+        return _nth(weights, fixed, n)(x), None
+
+    depth = depth_of(weights)
+    if depth > 1:  # without compilation JAX has no scan of nothing
+        x, _ = jax.lax.scan(step, x, jnp.arange(depth - 1))
+    return block_at(_nth(weights, fixed, depth - 1), x, i)
+
+
+@_at.defjvp
+def _at_jvp(primals, tangents):
+    # The weights by index here too; in place of the derivative of an index, which adds to a
+    # gradient of the whole stack at each block, the tangents are split, and gradients concatenated.
+    weights, fixed, x, i = primals
+    d_weights, _, d_x, _ = tangents
+    depth = depth_of(weights)
+    leaves, structure = jax.tree.flatten(d_weights)
+    parts = [jax.lax.split(leaf, (depth - 1, 1)) for leaf in leaves]
+    d_lower, d_last = (jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True))
+
+    # Within what is checkpointed by a block's own policy, weights are not kept but indexed again.
+    everything = jax.checkpoint_policies.everything_saveable
+    policy = getattr(eqx.combine(weights, fixed), "policy", everything)
+
+    @functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
+    def block_jvp(weights, fixed, n, x, d_block, d_x):
+        return _jvp(lambda block, x: block(x), weights, fixed, n, x, d_block, d_x)
+
+    def step(x_and_tangent, n_and_tangent):
+        (x, d_x), (n, d_block) = x_and_tangent, n_and_tangent
+        return block_jvp(weights, fixed, n, x, d_block, d_x), None
+
+    if depth > 1:
+        (x, d_x), _ = jax.lax.scan(step, (x, d_x), (jnp.arange(depth - 1), d_lower))
+    d_block = jax.tree.map(lambda leaf: leaf[0], d_last)
+    return _jvp(lambda block, x: block_at(block, x, i), weights, fixed, depth - 1, x, d_block, d_x)
+
+
+def _jvp(
+    function: Callable[[PyTree, Array], Array],
+    weights: PyTree,
+    fixed: PyTree,
+    n: Index,
+    x: Array,
+    d_block: PyTree,
+    d_x: Array,
+) -> tuple[Array, Array]:
+    """`function` of the n-th block and `x`, and its derivative."""
+    weights, fixed = _layer((weights, fixed), n)
+    return jax.jvp(lambda w, x: function(eqx.combine(w, fixed), x), (weights, x), (d_block, d_x))
+
+
+def _nth(weights: PyTree, fixed: PyTree, n: Index) -> PyTree:
+    return _layer(eqx.combine(weights, fixed), n)
+
+
+def _layer(tree: PyTree, n: Index) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[n], tree)

@@ -1,0 +1,184 @@
+"""OpenCLIP's text transformer."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, Integer, PRNGKeyArray
+
+from .._checks import (
+    as_count,
+    as_positive,
+    canonicalize,
+    check_choice,
+    check_heads,
+    check_ids,
+    check_mlp,
+    check_token_count,
+    check_tokens,
+)
+from .._types import Activation, Count, Input, Real, TextPooling
+from ..nn.activations import ACTIVATIONS
+from ..nn.block import Block
+from ..nn.flops import transformer_flops
+from ..nn.layer_groups import LayerGroups, transformer_groups
+from ..nn.linear import layer_norm, normal
+from ..nn.mesh_axes import automatic
+from ..nn.module import Module
+from ..nn.pooled_stack import stack_at
+from ..nn.pooling import TEXT_POOLINGS as POOLINGS
+from ..nn.stack import Stack
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Sizes and parts of a `TextTransformer`.
+
+    - `causal`: whether a token attends to itself and those before it only.
+    - `pooling`: where the feature is read, at the "highest_id", CLIP's end-of-text token, or at the
+      "last" token, as in CLIPA.
+    """
+
+    context_length: Count = 77
+    vocab_size: Count = 49408
+    width: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Real = 4.0
+    embed_dim: Count
+    activation: Activation = "gelu"
+    causal: bool = True
+    pooling: TextPooling = "highest_id"
+
+    def __post_init__(self):
+        names = ("context_length", "vocab_size", "width", "depth", "num_heads", "embed_dim")
+        canonicalize(self, as_count, *names)
+        canonicalize(self, as_positive, "mlp_ratio")
+        check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("pooling", self.pooling, tuple(POOLINGS))
+        check_heads(self.width, self.num_heads)
+        check_mlp(self.width, self.mlp_ratio)
+        check_token_count("context_length", self.context_length)
+
+    def with_quick_gelu(self) -> "TextConfig":
+        return dataclasses.replace(self, activation="quick_gelu")
+
+    def build(self, *, key: PRNGKeyArray) -> "TextTransformer":
+        return TextTransformer(self, key=key)
+
+
+class TextTransformer(Module):
+    """Maps one row of token ids to one vector: `open_clip.transformer.TextTransformer`.
+
+    In CLIP attention is causal, and the feature is read at the highest id, the end-of-text token.
+    """
+
+    token_embedding: Float[Array, "vocab width"]
+    positional_embedding: Float[Array, "context width"]
+    stack: Stack[Block]
+    ln_final: eqx.nn.LayerNorm
+    proj: Float[Array, "width embed"]
+    config: TextConfig = eqx.field(static=True)
+
+    def __init__(self, config: TextConfig, *, key: PRNGKeyArray):
+        """Initialised as OpenCLIP does (`TextTransformer.init_parameters`)."""
+        token_key, position_key, stack_key, proj_key = jr.split(key, 4)
+        width = config.width
+        self.token_embedding = normal(token_key, (config.vocab_size, width), 0.02)
+        self.positional_embedding = normal(position_key, (config.context_length, width), 0.01)
+        self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
+        self.ln_final = layer_norm(width)
+        self.proj = normal(proj_key, (width, config.embed_dim), width**-0.5)
+        self.config = config
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def layer_groups(self) -> LayerGroups:
+        """The groups of OpenCLIP's `lock_text_tower`."""
+        return transformer_groups(self)
+
+    def flops(self, tokens: int | None = None) -> int:
+        """The operations of one text, from shapes alone; of so many tokens, or the context's."""
+        return transformer_flops(self, self.config.context_length if tokens is None else tokens)
+
+    @automatic
+    def __call__(self, tokens: Input) -> Float[Array, " embed"]:
+        """The un-normalised projection of one row of token ids, an integer array (context,).
+
+        A row may be shorter than the model's context. Raises `ValueError` for a batch, for
+        floats, for a longer row, and for ids outside the vocabulary where `tokens` is a NumPy
+        array; inside `jax.jit` such ids give NaN.
+        """
+        return self._project(self._check(tokens))
+
+    def used_lengths(self, tokens: Int[np.ndarray, "*batch tokens"]) -> Int[np.ndarray, "*batch"]:
+        """How many tokens of each row its feature depends on: those up to the end of text.
+
+        Attention is causal and the feature is read there, so rows cut to this length, or to any
+        greater one, give the same feature. All count where that is not known: with an attention, an
+        MLP or a block of yours, and in a subclass, which may read the feature elsewhere. Raises
+        `ValueError` for ids outside the vocabulary.
+        """
+        check_ids(tokens, self.config.vocab_size)
+        block = getattr(self.stack, "block", None)
+        standard = isinstance(block, Block) and block.is_standard and block.attn.causal
+        ends = self.config.pooling == "highest_id"
+        if type(self) is TextTransformer and standard and ends:
+            return np.argmax(tokens, axis=-1) + 1
+        return np.full(tokens.shape[:-1], tokens.shape[-1])
+
+    @automatic
+    def features(self, tokens: Input) -> Float[Array, "tokens width"]:
+        """The tokens before pooling, after the final LayerNorm: OpenCLIP's `output_tokens`."""
+        return jax.vmap(self.ln_final)(self.stack(self._embed(self._check(tokens))))
+
+    @automatic
+    def intermediates(self, tokens: Input) -> Float[Array, "depth tokens width"]:
+        """Each block's output, before the final LayerNorm: OpenCLIP's `forward_intermediates`."""
+        return self.stack.intermediates(self._embed(self._check(tokens)))
+
+    @eqx.filter_jit
+    def _project(self, tokens: Integer[Array, " tokens"]) -> Float[Array, " embed"]:
+        i = POOLINGS[self.config.pooling](tokens)
+        return self.ln_final(stack_at(self.stack, self._embed(tokens), i)) @ self.proj
+
+    def _check(self, tokens: Input) -> Integer[Array, " tokens"]:
+        return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
+
+    def _embed(self, tokens: Integer[Array, " tokens"]) -> Float[Array, "tokens width"]:
+        embedded = self.token_embedding.at[tokens].get(mode="fill", wrap_negative_indices=False)
+        return embedded + self.positional_embedding[: tokens.shape[0]]
+
+
+def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
+    block_key, qkv_key, out_key, up_key, down_key = jr.split(key, 5)
+    width, mlp_width = config.width, int(config.width * config.mlp_ratio)
+    block = Block(
+        width,
+        config.num_heads,
+        mlp_width,
+        activation=config.activation,
+        causal=config.causal,
+        key=block_key,
+    )
+    residual_std = width**-0.5 * (2 * config.depth) ** -0.5
+    return eqx.tree_at(
+        lambda block: (
+            block.attn.qkv.weight,
+            block.attn.out.weight,
+            block.mlp.up.weight,
+            block.mlp.down.weight,
+        ),
+        block,
+        (
+            normal(qkv_key, (3 * width, width), width**-0.5),
+            normal(out_key, (width, width), residual_std),
+            normal(up_key, (mlp_width, width), (2 * width) ** -0.5),
+            normal(down_key, (width, mlp_width), residual_std),
+        ),
+    )

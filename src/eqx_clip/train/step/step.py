@@ -1,0 +1,315 @@
+"""One step of training, a pure function of state and batch, on one device or a mesh of many."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import DTypeLike, Float, PyTree
+
+from ..._checks import as_count
+from ..._clip import CLIP
+from ..._types import Count, Real, Remat
+from ...losses.contrastive import clip_loss, siglip_loss
+from ...nn.batch_norm import buffers
+from ...sharding import AXES, Rule, check_batch_size, constrain, rows, sent
+from .accumulate import value_and_grad_in_parts
+from .forward import Batch, Features, Forward, row_keys
+from .objective import check_loss, check_name, check_negatives
+from .precision import all_finite, choose
+from .state import TrainState
+
+
+# One tower after the other: both at once, as XLA would, keep half a gigabyte more of
+# vit-base-patch32, and take longer.
+_ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+MAX_LOGIT_SCALE = math.log(100)  # the paper's bound: cosines are multiplied by at most 100
+
+Metrics = dict[str, Float[Array, ""]]
+ModelT = TypeVar("ModelT", bound=CLIP)
+
+
+def make_train_step(
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    *,
+    loss: str = "clip",
+    accumulate: Count = 1,
+    dtype: DTypeLike | None = None,
+    remat: Remat = "none",
+    patch_dropout: Real = 0.0,
+    ema_decay: Real | None = None,
+    trainable: PyTree | None = None,
+    rules: Sequence[Rule] = (),
+) -> "TrainStep":
+    """A compiled function of a state and a batch that gives the next state and metrics.
+
+    The batch holds `"image"`, uint8 pixels (batch, 3, height, width) as `Preprocess.pixels` and
+    `Augment.pixels` give them, or floats that are normalised already, and `"tokens"`, integers
+    (batch, context). What else it holds is ignored. Metrics, scalars of this batch before the
+    update: `"loss"`, `"logit_scale"` (what multiplies the cosines), `"grad_norm"`, and, where the
+    loss is scaled, `"loss_scale"`. The log of the scale is kept between 0 and log(100), as OpenCLIP
+    does.
+
+    The old state is donated: its memory is used for the new one. Go on with what is returned.
+
+    **Arguments:**
+
+    - `mesh`: from `eqx_clip.sharding.make_mesh`. The batch is global, spread over all its devices;
+      state, gradients and updates stay where `init_state(..., mesh)` put them. The result is that
+      of one device, to rounding.
+    - `loss`: "clip", or "siglip", which needs a model with a `logit_bias`.
+    - `accumulate`: computes the batch in so many parts, in the memory of one; the loss and its
+      gradient are those of the whole batch, whose texts are all compared with all its images.
+    - `dtype`: what the towers compute in, such as bfloat16; parameters, optimizer, norms, softmax
+      and loss stay as they are. float16 needs `init_state(..., scale_loss=True)`; a step whose
+      gradients overflow changes nothing but the scale.
+    - `remat`: what a block keeps for the gradient, the rest being computed again: "none" what the
+      block itself chooses (a transformer's the outputs of its linear layers, ConvNeXt's all),
+      "dots" the outputs of linear layers, "full" the input only.
+    - `patch_dropout`: leaves out this share of each image's patches, other ones at each step; needs
+      `init_state(..., key=)`.
+    - `ema_decay`: moves `state.ema` to `decay * ema + (1 - decay) * model`; needs
+      `init_state(..., ema=True)`.
+    - `trainable`: which parameters learn, from `train.trainable`; the others keep their values, and
+      count in no norm.
+    - `rules`: as given to `init_state`.
+
+    Raises `ValueError` at once for arguments out of range, and at the first call for a batch that
+    the mesh and `accumulate` do not divide, one that lacks images or tokens, one of a single pair
+    for the "clip" loss, a state that lacks what is needed, and a `trainable` of another model.
+    """
+    check_name(loss)
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise ValueError(f"`ema_decay` must be at least 0 and less than 1; got {ema_decay!r}.")
+    if not 0 <= patch_dropout < 1:
+        raise ValueError(
+            f"`patch_dropout` must be at least 0 and less than 1; got {patch_dropout!r}."
+        )
+    forward = Forward(mesh, rules, dtype, remat, patch_dropout, trainable)
+    scaled = dtype is not None and jnp.dtype(dtype) == jnp.float16
+    devices = jax.devices() if mesh is None else mesh.devices.flat
+    if scaled and devices[0].platform == "tpu":
+        raise ValueError("TPUs do not compute in float16: take bfloat16.")
+    gradient = _Gradient(forward, _loss_over(mesh, loss), as_count("accumulate", accumulate))
+
+    def keep_in_place(tree):
+        return tree if mesh is None else constrain(tree, mesh, rules)
+
+    options = _compiler_options(devices[0].platform)
+
+    # Equinox hands what else it is given on to `jax.jit`, which its overloads don't say.
+    @eqx.filter_jit(  # pyright: ignore[reportCallIssue]
+        donate="all-except-first", compiler_options=options
+    )
+    def step(batch: Batch, state: TrainState[ModelT]) -> tuple[TrainState[ModelT], Metrics]:
+        _check_state(state, scaled, patch_dropout, ema_decay)
+        check_loss(loss, state.model)
+        check_negatives(loss, len(batch["tokens"]))
+        value, grads = gradient(state, batch, keep_in_place)
+        params: Any = eqx.filter(state.model, eqx.is_inexact_array)
+        with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts
+            updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
+        if trainable is not None:  # weight decay moves what has no gradient
+            of_params = eqx.filter(trainable, jax.tree.map(eqx.is_inexact_array, state.model))
+            updates = jax.tree.map(lambda u, learns: u * learns.astype(u.dtype), updates, of_params)
+        model = _clamp(eqx.apply_updates(state.model, updates))
+        metrics = {
+            "loss": value,
+            "logit_scale": jnp.exp(state.model.logit_scale),
+            "grad_norm": optax.tree.norm(grads),
+        }
+        ema, loss_scale = state.ema, state.loss_scale
+        if ema is not None and ema_decay is not None:
+            ema = _moved(ema, model, ema_decay)
+        if loss_scale is not None:
+            finite = all_finite(grads)
+            model = choose(finite, model, state.model)
+            opt_state = choose(finite, opt_state, state.opt_state)
+            ema = choose(finite, ema, state.ema)
+            metrics["loss_scale"] = loss_scale.scale
+            loss_scale = loss_scale.after(finite)
+        state = TrainState(model, opt_state, state.step + 1, ema, state.key, loss_scale)
+        return keep_in_place(state), metrics
+
+    return TrainStep(step, options, mesh)
+
+
+@functools.cache
+def _compiler_options(platform: str) -> dict[str, Any] | None:
+    """XLA's for a step on such devices, where the installed one knows them."""
+    if platform != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=_ON_CPU)()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return _ON_CPU
+
+
+class TrainStep(Generic[ModelT]):
+    """What `make_train_step` gives: `step(state, batch)`."""
+
+    def __init__(self, step: Any, compiler_options: dict[str, Any] | None, mesh: Mesh | None):
+        self._step, self._options, self._mesh = step, compiler_options, mesh
+
+    def __call__(
+        self, state: TrainState[ModelT], batch: Batch
+    ) -> tuple[TrainState[ModelT], Metrics]:
+        return self._step(sent(_used(batch), self._mesh), state)
+
+    def lower(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
+        """The program for arrays, or `jax.ShapeDtypeStruct`s, like these, as `jax.stages.Lowered`.
+
+        `lower(state, batch).compile()` gives memory and cost without taking a step.
+        """
+        # `eqx.filter_jit` lowers arrays only.
+        state, fixed = eqx.partition(state, _has_shape)
+
+        @functools.partial(jax.jit, donate_argnums=0, compiler_options=self._options)
+        def step(state, batch):
+            return eqx.filter(
+                self._step.__wrapped__(batch, eqx.combine(state, fixed)), eqx.is_array
+            )
+
+        return step.lower(state, _used(batch))
+
+
+def _has_shape(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def make_eval_step(
+    mesh: Mesh | None = None, *, dtype: DTypeLike | None = None, rules: Sequence[Rule] = ()
+) -> Callable[[CLIP, Batch], Features]:
+    """A compiled function of a model and a batch that gives unit features of images and of texts.
+
+    Batch, `mesh`, `dtype` and `rules` as for `make_train_step`; features are (batch, embed), in at
+    least float32, spread over the mesh as the batch is.
+    """
+    forward = Forward(mesh, rules, dtype)
+
+    @eqx.filter_jit
+    def step(batch: Batch, model: CLIP) -> Features:
+        return forward(model, _on_mesh(batch, mesh), None)
+
+    return lambda model, batch: step(sent(_used(batch), mesh), model)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gradient:
+    """Value and gradient of a batch's loss, in parts or at once."""
+
+    forward: Forward
+    loss: Callable[[CLIP, Features], Array]
+    parts: int
+
+    def __call__(
+        self, state: TrainState[ModelT], batch: Batch, place: Callable[[PyTree], PyTree]
+    ) -> tuple[Array, ModelT]:
+        mesh, scale = self.forward.mesh, state.loss_scale
+        size = len(batch["tokens"])
+        _check_parts(size, self.parts, mesh)
+        key = None if state.key is None else jr.fold_in(state.key, state.step)
+        keys = (
+            row_keys(key, jnp.arange(size, dtype=jnp.int32)) if self.forward.patch_dropout else None
+        )
+        rows = _on_mesh(batch, mesh), keys
+
+        def features(model: CLIP, rows: tuple[Batch, Any]) -> Features:
+            batch, keys = rows
+            # A batch in parts is computed twice, with the same keys.
+            return self.forward(model, batch, None if keys is None else jr.clone(keys))
+
+        def loss(model: CLIP, features: Features) -> Array:
+            value = self.loss(model, features)
+            return value if scale is None else value * scale.scale
+
+        if self.parts == 1:
+            whole = eqx.filter_value_and_grad(lambda model: loss(model, features(model, rows)))
+            value, grads = whole(state.model)
+        else:
+            value, grads = value_and_grad_in_parts(
+                features, loss, state.model, rows, self.parts, mesh, place
+            )
+        if scale is not None:
+            value, grads = jax.tree.map(lambda x: x / scale.scale, (value, grads))
+        return value, place(grads)
+
+
+def _loss_over(mesh: Mesh | None, name: str) -> Callable[[CLIP, Features], Array]:
+    function: Callable[..., Array] = clip_loss if name == "clip" else siglip_loss
+    if mesh is not None and mesh.size > 1:
+        function = jax.shard_map(
+            functools.partial(function, axis_name=AXES),
+            mesh=mesh,
+            in_specs=(P(AXES), P(AXES), *(P(),) * (1 if name == "clip" else 2)),
+            out_specs=P(),
+        )
+
+    def loss(model: CLIP, features: Features) -> Array:
+        scale = jnp.exp(model.logit_scale)
+        if name == "clip":
+            return function(*features, scale)
+        return function(*features, scale, model.logit_bias)
+
+    return loss
+
+
+def _used(batch: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("image", "tokens")
+    lacking = [name for name in names if name not in batch]
+    if lacking:
+        raise ValueError(
+            f"A batch needs 'image' and 'tokens'; this one has {sorted(batch)}, so lacks {lacking}."
+        )
+    return {name: batch[name] for name in names}
+
+
+def _on_mesh(batch: Batch, mesh: Mesh | None) -> Batch:
+    if mesh is None:
+        return batch
+    return jax.lax.with_sharding_constraint(jax.tree.map(jnp.asarray, batch), rows(mesh))
+
+
+def _check_parts(size: int, parts: int, mesh: Mesh | None) -> None:
+    if mesh is not None:
+        check_batch_size(size, mesh, parts)
+    elif size % parts:
+        raise ValueError(f"`accumulate={parts}` does not divide a batch of {size}.")
+
+
+def _check_state(
+    state: TrainState, scaled: bool, patch_dropout: Real, ema_decay: Real | None
+) -> None:
+    needs = (
+        (scaled, state.loss_scale, "float16 computes", "scale_loss=True"),
+        (bool(patch_dropout), state.key, "`patch_dropout` draws", "key=jax.random.key(0)"),
+        (ema_decay is not None, state.ema, "`ema_decay` moves", "ema=True"),
+    )
+    for needed, there, what, remedy in needs:
+        if needed and there is None:
+            raise ValueError(f"{what} with what the state lacks: pass `init_state(..., {remedy})`.")
+
+
+def _moved(average: ModelT, model: ModelT, decay: Real) -> ModelT:
+    def moved(old, new, is_buffer):
+        moves = eqx.is_inexact_array(old) and not is_buffer
+        return decay * old + (1 - decay) * new if moves else new
+
+    return jax.tree.map(moved, average, model, buffers(model))
+
+
+def _clamp(model: ModelT) -> ModelT:
+    scale = jnp.clip(model.logit_scale, 0, MAX_LOGIT_SCALE)
+    return eqx.tree_at(lambda model: model.logit_scale, model, scale)

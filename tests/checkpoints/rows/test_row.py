@@ -1,0 +1,81 @@
+"""Rows of name tables: what one loads from tensors, it saves as the same tensors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_clip.checkpoints.convert import skeleton, table_of
+from eqx_clip.checkpoints.rows import row as rows
+from eqx_clip.checkpoints.rows.row import Entry
+from eqx_clip.checkpoints.rows.state_dict import entries, fill, tensors_of
+from eqx_clip.zoo.architectures import MODELS
+
+
+ROWS = {
+    "as it is": rows.tensor("a"),
+    "transposed": rows.transposed("a"),
+    "with an axis": rows.with_axis("a"),
+    "with an axis behind": rows.with_axis("a", -1),
+    "joined": rows.joined("q", "k", "v"),
+    "joined of unequal sizes": rows.joined("q", "kv", sizes=(1, 2)),
+    "with heads": rows.with_heads("a", 3),
+    "of a stack": rows.nested({"leaf": rows.joined("q", "k", "v")}, "", "blocks.{i}.", 2)["leaf"],
+}
+SHAPES = [(6, 5), (12, 1), (6, 2, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_its_own_inverse(name, shape):
+    row = ROWS[name]
+    leaf = jax.ShapeDtypeStruct((4, *shape) if row.stacked else shape, jnp.float32)
+    entry, rng = Entry("leaf", leaf, row), np.random.default_rng(0)
+    tensors = {key: rng.standard_normal(size, np.float32) for key, size in entry.shapes.items()}
+    assert sum(tensor.size for tensor in tensors.values()) == leaf.size
+    model = fill({"leaf": leaf}, {"leaf": row}, tensors)
+    assert model["leaf"].shape == leaf.shape and np.asarray(model["leaf"]).all()
+    saved = tensors_of(model, {"leaf": row})
+    assert list(saved) == list(tensors)
+    assert all(np.array_equal(saved[key], tensors[key]) for key in tensors)
+    assert all(saved[key].flags["C_CONTIGUOUS"] for key in tensors)
+
+
+def test_heads_are_those_of_the_product():
+    weight = np.arange(24.0, dtype=np.float32).reshape(6, 4)  # 3 heads of 2, 4 in
+    (view,) = rows.with_heads("a", 3).views(weight)
+    x = np.arange(4.0)
+    np.testing.assert_array_equal(np.einsum("i,ihd->hd", x, view), (weight @ x).reshape(3, 2))
+
+
+def test_a_leaf_that_a_format_has_not_is_zero_or_refused():
+    table = {"bias": rows.absent()}
+    leaf = jax.ShapeDtypeStruct((3,), jnp.bfloat16)
+    model = fill({"bias": leaf}, table, {})
+    assert model["bias"].dtype == jnp.bfloat16 and not np.asarray(model["bias"]).any()
+    assert tensors_of(model, table) == {}
+    with pytest.raises(ValueError, match="'bias' has no form in this format, and is not zero"):
+        tensors_of({"bias": jnp.ones(3)}, table)
+
+
+def test_integers_stay_integers():
+    table, leaf = {"n": rows.tensor("count")}, jax.ShapeDtypeStruct((), jnp.int32)
+    model = fill({"n": leaf}, table, {"count": np.asarray(7, np.int64)}, jnp.bfloat16)
+    assert model["n"].dtype == jnp.int32 and model["n"] == 7
+    assert tensors_of(model, table)["count"].dtype == np.int64
+    with pytest.raises(ValueError, match="'count' must be of integers; it is of float32"):
+        fill({"n": leaf}, table, {"count": np.asarray(7, np.float32)})
+    with pytest.raises(ValueError, match="'count' must be of floats; it is of int64"):
+        fill(
+            {"n": jax.ShapeDtypeStruct((), jnp.float32)}, table, {"count": np.asarray(7, np.int64)}
+        )
+
+
+@pytest.mark.parametrize("name", ["RN50", "convnext_tiny", "vit-nano-patch32", "ViT-L-14-CLIPA"])
+def test_the_tables_name_every_element_once(name):
+    model = skeleton(MODELS[name])
+    found = list(entries(model, table_of(model)))
+    names = [key for entry in found for key in entry.tensors]
+    assert len(names) == len(set(names))
+    sizes = [int(np.prod(shape)) for entry in found for shape in entry.shapes.values()]
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(model))
