@@ -63,7 +63,10 @@ def _tower(options: Mapping[str, Any], name: str, embed_dim: Any, quick_gelu: bo
         naming = family.open_clip
         if naming.section == name and naming.describes(options):
             return naming.read(Options(options, name), embed_dim, quick_gelu)
-    raise ValueError(f"`{name}` describes a tower that is not supported: {short_repr(options)}.")
+    names = [key for key in ("hf_model_name", "timm_model_name") if options.get(key)]
+    shown = {key: options[key] for key in names or options}
+    problem = ", ".join(f"`{key}={short_repr(value)}`" for key, value in shown.items())
+    raise ValueError(f"{problem} in `{name}` is not supported: eqx_clip has no such tower yet.")
 
 
 def _take_tokenizer(text: dict[str, Any]) -> AnyTokenizer:

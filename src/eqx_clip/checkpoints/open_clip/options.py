@@ -45,6 +45,15 @@ class Options:
         size = self.take(key, default)
         return tuple(size) if isinstance(size, list) else size
 
+    def take_flag(self, key: str) -> bool:
+        """A switch that is off by default. `ValueError` for anything but true, false and null."""
+        flag = self.take(key, None)
+        if flag not in (None, False, True):
+            raise ValueError(
+                f"`{key}` in `{self.name}` must be true or false; got {short_repr(flag)}."
+            )
+        return bool(flag)
+
     def leave_aside(self, *keys: str) -> None:
         """Drops options that OpenCLIP does not look at for such a tower."""
         for key in keys:

@@ -57,7 +57,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> TextConfig:
         mlp_ratio=options.take("mlp_ratio", 4.0),
         embed_dim=embed_dim,
         activation="quick_gelu" if quick_gelu else "gelu",
-        causal=not options.take("no_causal_mask", False),
+        causal=not options.take_flag("no_causal_mask"),
         pooling=_POOLINGS[pool_type],
     )
     options.refuse_others(_DEFAULTS)

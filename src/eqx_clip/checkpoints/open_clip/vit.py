@@ -47,7 +47,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ViTConfig:
     width = as_count("width", options.take("width", 768))
     head_width = as_count("head_width", options.take("head_width", 64))
     pool_type = options.take("pool_type", "tok")
-    norm_after_pool = options.take("final_ln_after_pool", False)
+    norm_after_pool = options.take_flag("final_ln_after_pool")
     # Of one token the norm is the same before and after.
     if pool_type not in tuple(_POOLINGS) or (pool_type == "avg" and not norm_after_pool):
         raise ValueError(
@@ -65,7 +65,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ViTConfig:
         embed_dim=embed_dim,
         activation="quick_gelu" if quick_gelu else "gelu",
         pooling=_POOLINGS[pool_type],
-        norm_pre=not options.take("no_ln_pre", False),
+        norm_pre=not options.take_flag("no_ln_pre"),
     )
     options.leave_aside("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias")
     options.refuse_others(DEFAULTS)
