@@ -31,6 +31,7 @@ from .step.flops import forward_flops as forward_flops
 from .step.forward import Batch as Batch
 from .step.groups import layer_rates as layer_rates
 from .step.groups import trainable as trainable
+from .step.objective import Objective as Objective
 from .step.optimizer import adamw as adamw
 from .step.optimizer import weight_decay_mask as weight_decay_mask
 from .step.precision import LossScale as LossScale

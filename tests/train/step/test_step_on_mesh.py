@@ -193,9 +193,9 @@ def test_rules_come_before_the_default():
 
 def test_on_a_mesh_one_trace_old_buffers_donated_and_the_users_model_alive(monkeypatch):
     traces = []
-    original = train.step.step.clip_loss
+    original = train.step.objective.clip_loss
     monkeypatch.setattr(
-        train.step.step,
+        train.step.objective,
         "clip_loss",
         lambda *args, **options: traces.append(1) or original(*args, **options),
     )
@@ -385,7 +385,7 @@ def test_what_is_trainable_of_another_model_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "sigmoid"}, "`loss` must be 'clip' or 'siglip'; got 'sigmoid'"),
+        ({"loss": "sigmoid"}, "`loss` must be 'clip', 'siglip' or an objective; got 'sigmoid'"),
         ({"remat": "all"}, "`remat` must be one of 'none', 'dots', 'full'; got 'all'"),
         ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and less than 1"),
         ({"patch_dropout": 1.0}, "`patch_dropout` must be at least 0 and less than 1"),

@@ -11,10 +11,10 @@ from jax import Array
 from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import Float, Int
 
-from ..._checks import as_count
+from ..._checks import as_count, short_repr
 from ..._clip import CLIP
 from ..._types import AnyArray, Count, Input, at_least_float32
-from ..step.objective import check_loss, check_negatives
+from ..step.objective import OBJECTIVES, Objective, find_objective
 from .retrieval import by_rows, check_features, filled, retrieval_metrics
 
 
@@ -64,9 +64,10 @@ def validate(
     model or the `batch_size` cannot have.
     """
     rows = _rows_of_a_process(batch_size)
-    loss = loss or ("clip" if model.logit_bias is None else "siglip")
-    check_loss(loss, model)
-    check_negatives(loss, batch_size)
+    objective = find_objective(loss or ("clip" if model.logit_bias is None else "siglip"))
+    if objective not in _LOSSES:
+        raise ValueError(f"`loss` must be 'clip' or 'siglip' here; got {short_repr(loss)}.")
+    objective.check(model, batch_size)
     counts: list[int] = []
     features: list[Any] = []
     for batch in batches:
@@ -83,12 +84,7 @@ def validate(
     image_features, text_features = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
     check_features(image_features, text_features)
     retrieval = _retrieval(image_features, text_features, groups, chunk_size)
-    scale = math.exp(float(np.asarray(model.logit_scale)))
-    bias = None if model.logit_bias is None else np.asarray(model.logit_bias)
-    if loss == "clip" or bias is None:
-        losses = [_softmax_loss(pair, scale, chunk_size) for pair in gathered]
-    else:
-        losses = [_sigmoid_loss(pair, scale, bias, chunk_size) for pair in gathered]
+    losses = [_LOSSES[objective](pair, model, chunk_size) for pair in gathered]
     sizes = [len(images) for images, _ in gathered]
     return {
         "loss": float(np.average(losses, weights=sizes)),
@@ -167,25 +163,35 @@ def _gathered(features: list[Pair], counts: list[int]) -> list[Pair]:
     return [(whole(images, batch), whole(texts, batch)) for batch in batches]
 
 
-def _softmax_loss(features: Pair, scale: float, chunk_size: Count) -> float:
+def _scale(model: CLIP) -> float:
+    return math.exp(float(np.asarray(model.logit_scale)))
+
+
+def _softmax_loss(features: Pair, model: CLIP, chunk_size: Count) -> float:
     """`clip_loss` in chunks: a batch for the whole mesh may be too large for one device."""
-    images, texts = features
+    (images, texts), scale = features, _scale(model)
     own = np.arange(len(images))
     by_image = by_rows(_nll, images * scale, texts, own, chunk_size)
     by_text = by_rows(_nll, texts * scale, images, own, chunk_size)
     return float(np.mean(by_image) + np.mean(by_text)) / 2
 
 
-def _sigmoid_loss(features: Pair, scale: float, bias: AnyArray, chunk_size: Count) -> float:
+def _sigmoid_loss(features: Pair, model: CLIP, chunk_size: Count) -> float:
     """`siglip_loss` in chunks."""
-    images, texts = features
-    bias = jax.device_put(bias)
+    (images, texts), scale = features, _scale(model)
+    bias = jax.device_put(np.asarray(model.logit_bias))
 
     def of_rows(queries: Array, keys: Array, targets: AnyArray) -> Array:
         return _pairwise_nll(queries, keys, targets, bias)
 
     by_image = by_rows(of_rows, images * scale, texts, np.arange(len(images)), chunk_size)
     return float(np.mean(by_image))
+
+
+_LOSSES: dict[Objective, Callable[[Pair, CLIP, Count], float]] = {
+    OBJECTIVES["clip"]: _softmax_loss,
+    OBJECTIVES["siglip"]: _sigmoid_loss,
+}
 
 
 @jax.jit

@@ -8,17 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
 from ..._checks import as_count
 from ..._types import Count, PathLike
 from .facts import as_json, differences, flattened
-from .leaves import Named, checksums, described, is_key, named_leaves
+from .leaves import Named, checksums, described, named_leaves, restored, skeleton, written
 
 
 if TYPE_CHECKING:
@@ -101,7 +98,7 @@ class Checkpointer:
         leaves = named_leaves(state)
         self._finish()
         manager = self._writer(step)
-        arrays = _data(leaves)
+        arrays = written(leaves)
         try:
             manager.write(step, arrays, self._about(leaves, arrays))
         except OSError as error:
@@ -216,14 +213,14 @@ class Checkpointer:
         leaves = named_leaves(like)
         about = self._read(step, lambda: self._disk.read_about(step))
         self._check_same(step, about, leaves)
-        skeleton = {name: _skeleton(name, leaf) for name, leaf in leaves.items()}
-        stored = {name: leaf for name, leaf in skeleton.items() if leaf.size}
+        shapes = {name: skeleton(name, leaf) for name, leaf in leaves.items()}
+        stored = {name: leaf for name, leaf in shapes.items() if leaf.size}
         arrays = self._read(step, lambda: self._disk.read_arrays(step, stored))
         self._check_sums(step, about, arrays)
         self._step = self._good = step
         return jax.tree.unflatten(
             jax.tree.structure(like),
-            [_restored(leaf, arrays.get(name), skeleton[name]) for name, leaf in leaves.items()],
+            [restored(leaf, arrays.get(name), shapes[name]) for name, leaf in leaves.items()],
         )
 
     def saved_config(self, step: int | None = None) -> dict[str, Any]:
@@ -285,50 +282,3 @@ class Checkpointer:
         if wrong:
             what = f"the values of {wrong[:_SHOWN]} are not those that were saved"
             raise ValueError(self._damaged(step, what))
-
-
-def _data(leaves: Named) -> Named:
-    """What Orbax can write: keys as their words, and nothing that is empty."""
-    return {
-        name: jax.random.key_data(leaf) if is_key(leaf) else leaf
-        for name, leaf in leaves.items()
-        if leaf.size
-    }
-
-
-def _skeleton(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape, dtype and sharding of what was written of a leaf."""
-    bare = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    if is_key(leaf):
-        bare = jax.eval_shape(jax.random.key_data, bare)
-    return jax.ShapeDtypeStruct(bare.shape, bare.dtype, sharding=_sharding(name, leaf))
-
-
-def _sharding(name: str, leaf: Any) -> Sharding:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is not None:
-        return sharding
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"`{name}` of `like` has no sharding, and there are {jax.process_count()} processes. "
-            "Give arrays, or `jax.ShapeDtypeStruct`s with `sharding=`."
-        )
-    return SingleDeviceSharding(jax.devices()[0])
-
-
-def _restored(leaf: Any, array: Array | None, skeleton: jax.ShapeDtypeStruct) -> Array:
-    if array is None:
-        array = jnp.zeros(skeleton.shape, skeleton.dtype, device=skeleton.sharding)
-    if not is_key(leaf):
-        return array
-    return jax.random.wrap_key_data(array, impl=_implementation(leaf))
-
-
-def _implementation(leaf: Any) -> Any:
-    """Which generator a key is of; JAX tells it of arrays only, so one is traced."""
-    found = []
-    jax.eval_shape(
-        lambda key: found.append(jax.random.key_impl(key)),
-        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-    )
-    return found[0]

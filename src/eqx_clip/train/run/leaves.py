@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree, UInt32
 
 from ..._types import AnyArray
@@ -72,3 +73,50 @@ def _words(array: Array) -> UInt32[Array, "..."]:
         array = array.astype(jnp.uint8)
     bits = 8 * min(array.dtype.itemsize, np.dtype(np.uint32).itemsize)
     return jax.lax.bitcast_convert_type(array, f"uint{bits}").astype(jnp.uint32)
+
+
+def written(leaves: Named) -> Named:
+    """What Orbax can write: keys as their words, and nothing that is empty."""
+    return {
+        name: jax.random.key_data(leaf) if is_key(leaf) else leaf
+        for name, leaf in leaves.items()
+        if leaf.size
+    }
+
+
+def skeleton(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape, dtype and sharding of what was written of a leaf."""
+    bare = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    if is_key(leaf):
+        bare = jax.eval_shape(jax.random.key_data, bare)
+    return jax.ShapeDtypeStruct(bare.shape, bare.dtype, sharding=_sharding(name, leaf))
+
+
+def _sharding(name: str, leaf: Any) -> Sharding:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is not None:
+        return sharding
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"`{name}` of `like` has no sharding, and there are {jax.process_count()} processes. "
+            "Give arrays, or `jax.ShapeDtypeStruct`s with `sharding=`."
+        )
+    return SingleDeviceSharding(jax.devices()[0])
+
+
+def restored(leaf: Any, array: Array | None, skeleton: jax.ShapeDtypeStruct) -> Array:
+    if array is None:
+        array = jnp.zeros(skeleton.shape, skeleton.dtype, device=skeleton.sharding)
+    if not is_key(leaf):
+        return array
+    return jax.random.wrap_key_data(array, impl=_implementation(leaf))
+
+
+def _implementation(leaf: Any) -> Any:
+    """Which generator a key is of; JAX tells it of arrays only, so one is traced."""
+    found = []
+    jax.eval_shape(
+        lambda key: found.append(jax.random.key_impl(key)),
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+    )
+    return found[0]

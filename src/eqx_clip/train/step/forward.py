@@ -26,6 +26,7 @@ from ...sharding import Rule, check_mesh, copies, shardings
 
 
 Batch = Mapping[str, AnyArray]
+FIELDS = ("image", "tokens")  # of a batch, those that features are made of
 Features = tuple[Float[Array, "batch embed"], Float[Array, "batch embed"]]
 
 _GATHERED = "gathered weights"

@@ -1,6 +1,5 @@
 """One step of training, a pure function of state and batch, on one device or a mesh of many."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,22 +8,19 @@ from typing import Any, Generic, TypeVar, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
 from jax import Array
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike, Float, PyTree
 
 from ..._checks import as_count
 from ..._clip import CLIP
 from ..._types import Count, Real, Remat
-from ...losses.contrastive import clip_loss, siglip_loss
 from ...nn.batch_norm import buffers
-from ...sharding import AXES, Rule, check_batch_size, constrain, rows, sent
-from .accumulate import value_and_grad_in_parts
-from .forward import Batch, Features, Forward, row_keys
-from .objective import check_loss, check_name, check_negatives
+from ...sharding import Rule, constrain, sent
+from .forward import FIELDS, Batch, Features, Forward
+from .gradient import Gradient, loss_over, on_mesh
+from .objective import Objective, find_objective
 from .precision import all_finite, choose
 from .state import TrainState
 
@@ -43,7 +39,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
     *,
-    loss: str = "clip",
+    loss: str | Objective = "clip",
     accumulate: Count = 1,
     dtype: DTypeLike | None = None,
     remat: Remat = "none",
@@ -68,7 +64,8 @@ def make_train_step(
     - `mesh`: from `eqx_clip.sharding.make_mesh`. The batch is global, spread over all its devices;
       state, gradients and updates stay where `init_state(..., mesh)` put them. The result is that
       of one device, to rounding.
-    - `loss`: "clip", or "siglip", which needs a model with a `logit_bias`.
+    - `loss`: "clip", or "siglip", which needs a model with a `logit_bias`; or an objective of your
+      own, as `eqx_clip.train.Objective` describes it.
     - `accumulate`: computes the batch in so many parts, in the memory of one; the loss and its
       gradient are those of the whole batch, whose texts are all compared with all its images.
     - `dtype`: what the towers compute in, such as bfloat16; parameters, optimizer, norms, softmax
@@ -89,7 +86,7 @@ def make_train_step(
     the mesh and `accumulate` do not divide, one that lacks images or tokens, one of a single pair
     for the "clip" loss, a state that lacks what is needed, and a `trainable` of another model.
     """
-    check_name(loss)
+    objective = find_objective(loss)
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ValueError(f"`ema_decay` must be at least 0 and less than 1; got {ema_decay!r}.")
     if not 0 <= patch_dropout < 1:
@@ -101,7 +98,7 @@ def make_train_step(
     devices = jax.devices() if mesh is None else mesh.devices.flat
     if scaled and devices[0].platform == "tpu":
         raise ValueError("TPUs do not compute in float16: take bfloat16.")
-    gradient = _Gradient(forward, _loss_over(mesh, loss), as_count("accumulate", accumulate))
+    gradient = Gradient(forward, loss_over(mesh, objective), as_count("accumulate", accumulate))
 
     def keep_in_place(tree):
         return tree if mesh is None else constrain(tree, mesh, rules)
@@ -114,8 +111,7 @@ def make_train_step(
     )
     def step(batch: Batch, state: TrainState[ModelT]) -> tuple[TrainState[ModelT], Metrics]:
         _check_state(state, scaled, patch_dropout, ema_decay)
-        check_loss(loss, state.model)
-        check_negatives(loss, len(batch["tokens"]))
+        objective.check(state.model, len(batch["tokens"]))
         value, grads = gradient(state, batch, keep_in_place)
         params: Any = eqx.filter(state.model, eqx.is_inexact_array)
         with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts
@@ -142,7 +138,7 @@ def make_train_step(
         state = TrainState(model, opt_state, state.step + 1, ema, state.key, loss_scale)
         return keep_in_place(state), metrics
 
-    return TrainStep(step, options, mesh)
+    return TrainStep(step, options, mesh, objective.fields)
 
 
 @functools.cache
@@ -160,13 +156,20 @@ def _compiler_options(platform: str) -> dict[str, Any] | None:
 class TrainStep(Generic[ModelT]):
     """What `make_train_step` gives: `step(state, batch)`."""
 
-    def __init__(self, step: Any, compiler_options: dict[str, Any] | None, mesh: Mesh | None):
+    def __init__(
+        self,
+        step: Any,
+        compiler_options: dict[str, Any] | None,
+        mesh: Mesh | None,
+        fields: tuple[str, ...],
+    ):
         self._step, self._options, self._mesh = step, compiler_options, mesh
+        self._fields = fields
 
     def __call__(
         self, state: TrainState[ModelT], batch: Batch
     ) -> tuple[TrainState[ModelT], Metrics]:
-        return self._step(sent(_used(batch), self._mesh), state)
+        return self._step(sent(_used(batch, self._fields), self._mesh), state)
 
     def lower(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
         """The program for arrays, or `jax.ShapeDtypeStruct`s, like these, as `jax.stages.Lowered`.
@@ -182,7 +185,7 @@ class TrainStep(Generic[ModelT]):
                 self._step.__wrapped__(batch, eqx.combine(state, fixed)), eqx.is_array
             )
 
-        return step.lower(state, _used(batch))
+        return step.lower(state, _used(batch, self._fields))
 
 
 def _has_shape(leaf: Any) -> bool:
@@ -201,92 +204,19 @@ def make_eval_step(
 
     @eqx.filter_jit
     def step(batch: Batch, model: CLIP) -> Features:
-        return forward(model, _on_mesh(batch, mesh), None)
+        return forward(model, on_mesh(batch, mesh), None)
 
-    return lambda model, batch: step(sent(_used(batch), mesh), model)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Gradient:
-    """Value and gradient of a batch's loss, in parts or at once."""
-
-    forward: Forward
-    loss: Callable[[CLIP, Features], Array]
-    parts: int
-
-    def __call__(
-        self, state: TrainState[ModelT], batch: Batch, place: Callable[[PyTree], PyTree]
-    ) -> tuple[Array, ModelT]:
-        mesh, scale = self.forward.mesh, state.loss_scale
-        size = len(batch["tokens"])
-        _check_parts(size, self.parts, mesh)
-        key = None if state.key is None else jr.fold_in(state.key, state.step)
-        keys = (
-            row_keys(key, jnp.arange(size, dtype=jnp.int32)) if self.forward.patch_dropout else None
-        )
-        rows = _on_mesh(batch, mesh), keys
-
-        def features(model: CLIP, rows: tuple[Batch, Any]) -> Features:
-            batch, keys = rows
-            # A batch in parts is computed twice, with the same keys.
-            return self.forward(model, batch, None if keys is None else jr.clone(keys))
-
-        def loss(model: CLIP, features: Features) -> Array:
-            value = self.loss(model, features)
-            return value if scale is None else value * scale.scale
-
-        if self.parts == 1:
-            whole = eqx.filter_value_and_grad(lambda model: loss(model, features(model, rows)))
-            value, grads = whole(state.model)
-        else:
-            value, grads = value_and_grad_in_parts(
-                features, loss, state.model, rows, self.parts, mesh, place
-            )
-        if scale is not None:
-            value, grads = jax.tree.map(lambda x: x / scale.scale, (value, grads))
-        return value, place(grads)
+    return lambda model, batch: step(sent(_used(batch, FIELDS), mesh), model)
 
 
-def _loss_over(mesh: Mesh | None, name: str) -> Callable[[CLIP, Features], Array]:
-    function: Callable[..., Array] = clip_loss if name == "clip" else siglip_loss
-    if mesh is not None and mesh.size > 1:
-        function = jax.shard_map(
-            functools.partial(function, axis_name=AXES),
-            mesh=mesh,
-            in_specs=(P(AXES), P(AXES), *(P(),) * (1 if name == "clip" else 2)),
-            out_specs=P(),
-        )
-
-    def loss(model: CLIP, features: Features) -> Array:
-        scale = jnp.exp(model.logit_scale)
-        if name == "clip":
-            return function(*features, scale)
-        return function(*features, scale, model.logit_bias)
-
-    return loss
-
-
-def _used(batch: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("image", "tokens")
-    lacking = [name for name in names if name not in batch]
+def _used(batch: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    lacking = [name for name in fields if name not in batch]
     if lacking:
+        needed = " and ".join(map(repr, fields))
         raise ValueError(
-            f"A batch needs 'image' and 'tokens'; this one has {sorted(batch)}, so lacks {lacking}."
+            f"A batch needs {needed}; this one has {sorted(batch)}, so lacks {lacking}."
         )
-    return {name: batch[name] for name in names}
-
-
-def _on_mesh(batch: Batch, mesh: Mesh | None) -> Batch:
-    if mesh is None:
-        return batch
-    return jax.lax.with_sharding_constraint(jax.tree.map(jnp.asarray, batch), rows(mesh))
-
-
-def _check_parts(size: int, parts: int, mesh: Mesh | None) -> None:
-    if mesh is not None:
-        check_batch_size(size, mesh, parts)
-    elif size % parts:
-        raise ValueError(f"`accumulate={parts}` does not divide a batch of {size}.")
+    return {name: batch[name] for name in fields}
 
 
 def _check_state(
