@@ -302,8 +302,8 @@ class Setup:
 def main(options: Options) -> None:
     data, run, batch_size = options.data, options.run, options.data.global_batch_size
     train.initialize(run.coordinator_address, run.num_processes, run.process_id)
-    first, who = jax.process_index() == 0, f"process {jax.process_index()}"
-    logging.basicConfig(format=f"%(asctime)s {who} %(levelname)s %(message)s")
+    first, label = jax.process_index() == 0, f"process {jax.process_index()}"
+    logging.basicConfig(format=f"%(asctime)s {label} %(levelname)s %(message)s")
     logging.getLogger("eqx_clip").setLevel(logging.INFO)
     logger.setLevel(logging.INFO if first else logging.ERROR)
     for name, value in options.by_name.items():
@@ -315,20 +315,20 @@ def main(options: Options) -> None:
     sharding.check_batch_size(batch_size, mesh, options.optimizer.accumulate)
     stand_in = SimpleNamespace(preprocess=eqx_clip.Preprocess(), tokenizer=eqx_clip.Tokenizer())
     sources, content = {}, {}
-    for what in ("train", "valid"):
-        path, count = getattr(data, f"{what}_path"), getattr(data, f"{what}_n_samples")
+    for split in ("train", "valid"):
+        path, count = getattr(data, f"{split}_path"), getattr(data, f"{split}_n_samples")
         if path is not None:
             keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
             keys["image_root"] = data.image_root
-            with noted(f"This is of --{what}-path {path}."):
+            with noted(f"This is of --{split}-path {path}."):
                 source = datasets.open_source(path, n_samples=count, **keys)
-            content[what] = datasets.fingerprint(source)
-            logger.info("%s: %s in %s", what, content[what], path)
-            if what == "valid":
+            content[split] = datasets.fingerprint(source)
+            logger.info("%s: %s in %s", split, content[split], path)
+            if split == "valid":
                 source = datasets.Pairs(source, empty_captions=data.empty_captions)
                 logger.info("valid: %d captions of %d images", len(source), source.num_images)
-            sources[what] = source
-            with feed(options, what, source, stand_in, workers=0) as examples:
+            sources[split] = source
+            with feed(options, split, source, stand_in, workers=0) as examples:
                 next(examples)  # what is wrong with the data shows here, before a model is loaded
     if data.zero_shot_path is not None:
         sources["classes"] = datasets.open_classes(
@@ -393,9 +393,9 @@ def main(options: Options) -> None:
 
 def check_length(options: Options, folder: str, planned: int, total: int, step: int) -> None:
     """`ValueError` where another number of steps would have had other rates, or has other ones."""
-    of = options.optimizer
-    warmup = max(warmup_steps(of, planned), warmup_steps(of, total))
-    constant = of.learning_rate_scheduler == "const" and warmup <= step <= total
+    settings = options.optimizer
+    warmup = max(warmup_steps(settings, planned), warmup_steps(settings, total))
+    constant = settings.learning_rate_scheduler == "const" and warmup <= step <= total
     if total != planned and not constant:
         raise ValueError(
             f"The run in {folder}, now at step {step}, was made for {planned} steps, and with "
@@ -432,15 +432,15 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     return dataclasses.replace(model, logit_scale=scale, logit_bias=bias)
 
 
-def feed(options: Options, what: str, source: Any, model: Any, **where: int):
-    """Batches of `what`, "train" or "valid", by the preprocessing and tokenizer of `model`."""
-    data, of_model, training = options.data, model.preprocess, what == "train"
+def feed(options: Options, split: str, source: Any, model: Any, **where: int):
+    """Batches of "train" or "valid", by the preprocessing and tokenizer of `model`."""
+    data, preprocess, training = options.data, model.preprocess, split == "train"
     crops: Any = {"scale": data.augment_scale, "draft": data.draft}
-    augmented = eqx_clip.Augment(of_model.image_size, of_model.mean, of_model.std, **crops)
+    augmented = eqx_clip.Augment(preprocess.image_size, preprocess.mean, preprocess.std, **crops)
     return datasets.batches(
         source,
         batch_size=data.global_batch_size,
-        preprocess=augmented if training else of_model,
+        preprocess=augmented if training else preprocess,
         tokenizer=model.tokenizer,
         seed=options.run.seed,
         shuffle=training,
@@ -459,34 +459,40 @@ def warmup_steps(options: Optimizer, total: int) -> int:
 
 def make_optimizer(options: Options, total: int):
     """AdamW and its schedule, for a run of so many steps."""
-    of, warmup = options.optimizer, warmup_steps(options.optimizer, total)
-    if warmup != of.n_warmup_steps:
+    settings, warmup = options.optimizer, warmup_steps(options.optimizer, total)
+    if warmup != settings.n_warmup_steps:
         words = "A warmup of %d steps is longer than the run of %d steps, or as long: taking %d."
-        logger.warning(f"{words} Say --n-warmup-steps.", of.n_warmup_steps, total, warmup)
-    rise = {"warmup_steps": warmup, "warmup_init": of.warmup_init}
-    if of.learning_rate_scheduler == "cosine":
-        schedule = train.cosine_schedule(of.learning_rate, total_steps=total, **rise)
+        logger.warning(f"{words} Say --n-warmup-steps.", settings.n_warmup_steps, total, warmup)
+    rise = {"warmup_steps": warmup, "warmup_init": settings.warmup_init}
+    if settings.learning_rate_scheduler == "cosine":
+        schedule = train.cosine_schedule(settings.learning_rate, total_steps=total, **rise)
     else:
-        schedule = train.constant_schedule(of.learning_rate, **rise)
-    rest = {"eps": of.eps, "weight_decay": of.weight_decay, "layer_decay": of.layer_decay}
-    optimizer = train.adamw(schedule, b1=of.beta1, b2=of.beta2, **rest)
-    if of.grad_clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(of.grad_clip_norm), optimizer)
+        schedule = train.constant_schedule(settings.learning_rate, **rise)
+    others = {
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+        "layer_decay": settings.layer_decay,
+    }
+    optimizer = train.adamw(schedule, b1=settings.beta1, b2=settings.beta2, **others)
+    if settings.grad_clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(settings.grad_clip_norm), optimizer)
     return optimizer, schedule
 
 
 def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh):
-    of, learns = options.model, None
-    if of.lock_image is not None or of.lock_text is not None:
-        learns = train.trainable(model, image_groups=of.lock_image, text_groups=of.lock_text)
+    settings, learns = options.model, None
+    if settings.lock_image is not None or settings.lock_text is not None:
+        learns = train.trainable(
+            model, image_groups=settings.lock_image, text_groups=settings.lock_text
+        )
     return train.make_train_step(
         optimizer,
         mesh,
         loss=options.loss,
         accumulate=options.optimizer.accumulate,
-        dtype=None if of.dtype == "float32" else jnp.dtype(of.dtype),
-        remat="full" if of.grad_checkpoint else of.remat,
-        patch_dropout=of.patch_dropout,
+        dtype=None if settings.dtype == "float32" else jnp.dtype(settings.dtype),
+        remat="full" if settings.grad_checkpoint else settings.remat,
+        patch_dropout=settings.patch_dropout,
         ema_decay=options.optimizer.ema_decay,
         trainable=learns,
     )
