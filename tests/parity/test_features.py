@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from helpers import TINY_CONVNEXT, TINY_VIT, images_for, relative_error
+from helpers import TINY_CLIPA, TINY_CONVNEXT, TINY_VIT, images_for, relative_error
 from models import TEXTS, oracle_model, state_dict
 from oracle import torch
 
@@ -70,6 +70,15 @@ def test_vision_transformer(activation):
     theirs.visual.output_tokens = True
     _, patches = theirs.visual(torch_images)
     check(tokens[:, 1:], patches)
+
+
+def test_a_mean_of_patches_before_the_norm():
+    ours, theirs = both(TINY_CLIPA)
+    images = images_for(ours, 2).astype(np.float64)
+    theirs.visual.output_tokens = True
+    pooled, patches = theirs.visual(torch.tensor(images))
+    check(mapped(ours.image.features, images)[:, 1:], patches)
+    check(mapped(ours.image, images), pooled)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])

@@ -7,15 +7,18 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from .pooled_stack import stack_at
-from .stack import Index, Stack
+from .stack import Index
 
 
-def class_token(stack: Stack, x: Float[Array, "tokens width"]) -> Float[Array, " width"]:
+Layers = Callable[[Array], Array]  # a stack, or what a user has put in its place
+
+
+def class_token(stack: Layers, x: Float[Array, "tokens width"]) -> Float[Array, " width"]:
     """The first token of the stack's output."""
     return stack_at(stack, x, 0)
 
 
-def mean_patch(stack: Stack, x: Float[Array, "tokens width"]) -> Float[Array, " width"]:
+def mean_patch(stack: Layers, x: Float[Array, "tokens width"]) -> Float[Array, " width"]:
     """The mean of all tokens of the stack's output but the first: OpenCLIP's pooling "avg"."""
     return stack(x)[1:].mean(0)
 
@@ -30,7 +33,7 @@ def last(tokens: Integer[Array, " tokens"]) -> Index:
     return len(tokens) - 1
 
 
-IMAGE_POOLINGS: dict[str, Callable[[Stack, Array], Array]] = {
+IMAGE_POOLINGS: dict[str, Callable[[Layers, Array], Array]] = {
     "class_token": class_token,
     "mean_patch": mean_patch,
 }

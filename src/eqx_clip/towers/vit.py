@@ -148,11 +148,13 @@ class VisionTransformer(Module):
 
     @automatic
     def features(self, image: Input) -> Float[Array, "tokens width"]:
-        """The tokens before pooling, after the final LayerNorm: the class token, then the patches.
+        """The tokens before pooling: the class token, then the patches.
 
+        After the final LayerNorm; before it where that comes after pooling ("mean_patch").
         OpenCLIP's `output_tokens`, with the class token in front.
         """
-        return jax.vmap(self.ln_post)(self.stack(self._embed(self._check(image))))
+        tokens = self.stack(self._embed(self._check(image)))
+        return tokens if self.config.pooling == "mean_patch" else jax.vmap(self.ln_post)(tokens)
 
     @automatic
     def intermediates(self, image: Input) -> Float[Array, "depth tokens width"]:
