@@ -38,9 +38,10 @@ from eqx_clip.zoo.pretrained import Pretrained, find_pretrained
 
 
 # Top-1 of `docs/openclip_results.csv` in OpenCLIP's repository. Weights of the quick GELU have two
-# rows there, and these are those of the `-quickgelu` names. Only for dfn2b there is no such row:
-# should it fail by a point or two, then its row, of the plain name, was measured with the exact
-# GELU, and says nothing of the weights.
+# rows there, and these are those of the `-quickgelu` names. Where there is no such row, as for
+# dfn2b: should it fail by a point or two, then its row, of the plain name, was measured with the
+# exact GELU, and says nothing of the weights. Three pairs have no number (dfn2b-s39b,
+# metaclip-altogether, metaclip-fullcc of ViT-bigG-14), and CLIPA waits for its tokenizer.
 PUBLISHED = {
     ("convnext-base", "laion400m-s13b-b51k"): 0.8899,
     ("convnext-base-w", "laion-aesthetic-s13b-b82k"): 0.8305,
@@ -51,21 +52,76 @@ PUBLISHED = {
     ("convnext-large-d", "laion2b-s26b-b102k-augreg"): 0.9655,
     ("convnext-large-d", "laion2b-s29b-b131k-ft-320"): 0.9647,
     ("convnext-large-d", "laion2b-s29b-b131k-ft-soup-320"): 0.9659,
+    ("vit-base-patch32", "openai"): 0.8983,
+    ("vit-base-patch32", "commonpool-m-clip-s128m-b4k"): 0.8405,
+    ("vit-base-patch32", "commonpool-m-laion-s128m-b4k"): 0.7744,
+    ("vit-base-patch32", "commonpool-m-image-s128m-b4k"): 0.7815,
+    ("vit-base-patch32", "commonpool-m-text-s128m-b4k"): 0.8164,
+    ("vit-base-patch32", "commonpool-m-basic-s128m-b4k"): 0.6321,
+    ("vit-base-patch32", "commonpool-m-s128m-b4k"): 0.7459,
+    ("vit-base-patch32", "datacomp-s-s13m-b4k"): 0.3176,
+    ("vit-base-patch32", "commonpool-s-clip-s13m-b4k"): 0.4768,
+    ("vit-base-patch32", "commonpool-s-laion-s13m-b4k"): 0.3364,
+    ("vit-base-patch32", "commonpool-s-image-s13m-b4k"): 0.3176,
+    ("vit-base-patch32", "commonpool-s-text-s13m-b4k"): 0.4679,
+    ("vit-base-patch32", "commonpool-s-basic-s13m-b4k"): 0.2664,
+    ("vit-base-patch32", "commonpool-s-s13m-b4k"): 0.4079,
+    ("vit-base-patch32", "metaclip-400m"): 0.9125,
+    ("vit-base-patch32", "metaclip-fullcc"): 0.9518,
     ("vit-base-patch32", "laion400m-e31"): 0.9060,
     ("vit-base-patch32", "laion400m-e32"): 0.9074,
     ("vit-base-patch32", "laion2b-e16"): 0.9403,
     ("vit-base-patch32", "laion2b-s34b-b79k"): 0.9358,
     ("vit-base-patch32", "datacomp-m-s128m-b4k"): 0.8252,
     ("vit-base-patch32", "datacomp-xl-s13b-b90k"): 0.9561,
+    ("vit-base-patch16", "openai"): 0.9077,
+    ("vit-base-patch16", "datacomp-l-s1b-b8k"): 0.9381,
+    ("vit-base-patch16", "commonpool-l-clip-s1b-b8k"): 0.9349,
+    ("vit-base-patch16", "commonpool-l-laion-s1b-b8k"): 0.9296,
+    ("vit-base-patch16", "commonpool-l-image-s1b-b8k"): 0.9321,
+    ("vit-base-patch16", "commonpool-l-text-s1b-b8k"): 0.9391,
+    ("vit-base-patch16", "commonpool-l-basic-s1b-b8k"): 0.8289,
+    ("vit-base-patch16", "commonpool-l-s1b-b8k"): 0.9133,
+    ("vit-base-patch16", "metaclip-400m"): 0.9014,
+    ("vit-base-patch16", "metaclip-fullcc"): 0.9572,
     ("vit-base-patch16", "laion400m-e31"): 0.9169,
     ("vit-base-patch16", "laion400m-e32"): 0.9172,
     ("vit-base-patch16", "laion2b-s34b-b88k"): 0.9494,
     ("vit-base-patch16", "dfn2b"): 0.9672,
     ("vit-base-patch16", "datacomp-xl-s13b-b90k"): 0.9624,
+    ("vit-large-patch14", "openai"): 0.9559,
+    ("vit-large-patch14", "datacomp-xl-s13b-b90k"): 0.9824,
+    ("vit-large-patch14", "commonpool-xl-clip-s13b-b90k"): 0.9797,
+    ("vit-large-patch14", "commonpool-xl-laion-s13b-b90k"): 0.9796,
+    ("vit-large-patch14", "commonpool-xl-s13b-b90k"): 0.9801,
+    ("vit-large-patch14", "metaclip-400m"): 0.9544,
+    ("vit-large-patch14", "metaclip-fullcc"): 0.9759,
+    ("vit-large-patch14", "dfn2b"): 0.9836,
     ("vit-large-patch14", "laion400m-e31"): 0.9465,
     ("vit-large-patch14", "laion400m-e32"): 0.9464,
     ("vit-large-patch14", "laion2b-s32b-b82k"): 0.9662,
+    ("vit-huge-patch14", "metaclip-fullcc"): 0.9804,
+    ("vit-huge-patch14", "dfn5b"): 0.9878,
     ("vit-huge-patch14", "laion2b-s32b-b79k"): 0.9745,
+    ("RN50", "yfcc15m"): 0.4919,
+    ("RN50", "cc12m"): 0.5404,
+    ("RN50", "openai"): 0.7157,
+    ("RN101", "yfcc15m"): 0.5298,
+    ("RN101", "openai"): 0.8078,
+    ("RN50x4", "openai"): 0.7943,
+    ("RN50x16", "openai"): 0.8134,
+    ("RN50x64", "openai"): 0.8510,
+    ("ViT-B-32-256", "datacomp-s34b-b86k"): 0.9653,
+    ("ViT-B-16-plus-240", "laion400m-e31"): 0.9247,
+    ("ViT-B-16-plus-240", "laion400m-e32"): 0.9273,
+    ("ViT-L-14-336", "openai"): 0.9493,
+    ("ViT-H-14-378", "dfn5b"): 0.9880,
+    ("ViT-g-14", "laion2b-s12b-b42k"): 0.9706,
+    ("ViT-g-14", "laion2b-s34b-b88k"): 0.9815,
+    ("ViT-bigG-14", "laion2b-s39b-b160k"): 0.9824,
+    ("convnext_xxlarge", "laion2b-s34b-b82k-augreg"): 0.9816,
+    ("convnext_xxlarge", "laion2b-s34b-b82k-augreg-rewind"): 0.9823,
+    ("convnext_xxlarge", "laion2b-s34b-b82k-augreg-soup"): 0.9822,
 }
 
 # The published numbers are of the same weights, images and prompts, so nothing but rounding, on
@@ -249,12 +305,16 @@ def ask(arguments: argparse.Namespace) -> Questions:
 
 
 def chosen(models: Sequence[str], tags: Sequence[str]) -> list[Pretrained]:
-    """The registry's rows of these models and tags, ours or OpenCLIP's names; none means all."""
+    """The rows of these models and tags, by our or OpenCLIP's names, that have a published number.
+
+    None means all.
+    """
     rows: dict[tuple[str, str], Pretrained] = {}
     for model in models or dict(eqx_clip.list_pretrained()):
         for tag in eqx_clip.list_pretrained_by_model(model):
             row = find_pretrained(model, tag)
-            rows[row.model, row.tag] = row
+            if (row.model, row.tag) in PUBLISHED:
+                rows[row.model, row.tag] = row
     wanted = {tag.lower().replace("_", "-") for tag in tags}
     found = [
         row
@@ -264,7 +324,10 @@ def chosen(models: Sequence[str], tags: Sequence[str]) -> list[Pretrained]:
     missing = wanted.difference(*({row.tag, row.open_clip[1].replace("_", "-")} for row in found))
     if missing or not found:
         named = ", ".join(sorted(missing)) or ", ".join(models)
-        raise ValueError(f"No such weights: {named}. `eqx_clip.list_pretrained()` lists all.")
+        raise ValueError(
+            f"No such weights: {named}. `eqx_clip.list_pretrained()` lists all, and "
+            "`PUBLISHED` those whose accuracy is known."
+        )
     return found
 
 

@@ -297,7 +297,8 @@ def test_names_and_tags_choose_rows(register):
     def pairs(*arguments):
         return [(row.model, row.tag) for row in verify_pretrained.chosen(*arguments)]
 
-    assert pairs([], []) == list(eqx_clip.list_pretrained())
+    published = verify_pretrained.PUBLISHED
+    assert pairs([], []) == [pair for pair in eqx_clip.list_pretrained() if pair in published]
     assert pairs(["ViT-B-32-quickgelu", "vit-base-patch32"], ["laion400m_e32", "laion2b-e16"]) == [
         ("vit-base-patch32", "laion400m-e32"),
         ("vit-base-patch32", "laion2b-e16"),
@@ -328,9 +329,16 @@ def test_mistakes_are_told_before_weights_are_fetched(world, register, run, monk
     assert run(*arguments)[0] == 2
 
 
-def test_every_row_of_the_registry_has_a_published_number():
-    assert set(verify_pretrained.PUBLISHED) == set(eqx_clip.list_pretrained())
-    assert all(0.8 < number < 1 for number in verify_pretrained.PUBLISHED.values())
+def test_nearly_every_row_of_the_registry_has_a_published_number():
+    published = verify_pretrained.PUBLISHED
+    others = {pair for pair in eqx_clip.list_pretrained() if pair not in published}
+    assert {(model, tag) for model, tag in others if "CLIPA" not in model} == {
+        ("vit-large-patch14", "dfn2b-s39b"),
+        ("vit-huge-patch14", "metaclip-altogether"),
+        ("ViT-bigG-14", "metaclip-fullcc"),
+    }
+    assert published.keys() <= set(eqx_clip.list_pretrained())
+    assert all(0.2 < number < 1 for number in published.values())
 
 
 def test_the_prompts_are_those_of_the_published_numbers():
