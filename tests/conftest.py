@@ -1,8 +1,11 @@
 """What tests anywhere below may ask for."""
 
+import atexit
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 
 
@@ -10,6 +13,13 @@ import threading
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".lstrip()
 )
+
+# Workers, and the processes that tests start, share what is compiled, for this run only.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="eqx_clip-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import huggingface_hub.constants
 import huggingface_hub.hf_api
