@@ -186,6 +186,19 @@ def test_revision_belongs_to_the_hub(folder):
             eqx_clip.load(*source, revision="main")
 
 
+def test_a_folder_that_is_called_as_a_model_is_told(
+    nano, tmp_path, monkeypatch, caplog, no_network
+):
+    monkeypatch.chdir(tmp_path)
+    eqx_clip.save(nano, "RN50")
+    with pytest.raises(WeightsNotFoundError):
+        eqx_clip.load("RN50")
+    assert "'RN50' is taken for the registered model; the folder is './RN50'." in caplog.text
+    with pytest.raises(ValueError, match=r"Load its folder: `eqx_clip\.load\('\./RN50'\)`"):
+        eqx_clip.load("RN101", f"RN50/{WEIGHTS}")
+    assert bitwise_equal(eqx_clip.load("./RN50"), nano)
+
+
 # Sources: the hub
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from .hub import (
     find_in_folder,
 )
 
+
+logger = logging.getLogger("eqx_clip")
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the hub: organisation/repository
 
@@ -63,6 +66,10 @@ def find(
             _refuse(revision=revision, where="a file")
             weights = _existing_weights(_path(tag))
             return Found(_config_of_file(name, weights), weights)
+        if tag is None and os.path.isdir(name):
+            logger.warning(
+                "%r is taken for the registered model; the folder is './%s'.", name, name
+            )
         row = find_pretrained(name, None if tag is None else os.fspath(tag))
         return Found(
             row.config, fetch(row.repos, row.files, revision=revision, cache_dir=cache_dir)
@@ -127,6 +134,12 @@ def _path(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def _as_folder(path: Path) -> str:
+    """The path as no name of a model is written."""
+    name = str(path)
+    return name if os.sep in name else os.path.join(os.curdir, name)
+
+
 def _is_file_name(tag: str | os.PathLike[str]) -> bool:
     suffixes = (".safetensors", *PICKLE_SUFFIXES)
     return not isinstance(tag, str) or tag.endswith(suffixes) or os.path.isfile(_path(tag))
@@ -155,7 +168,7 @@ def _config_of_file(name: str, weights: Path) -> CLIPConfig:
         raise ValueError(
             f"{weights} is not {name!r}: the configuration in the file or beside it says "
             f"{own.image} and {own.text}. Load its folder: "
-            f"`eqx_clip.load({str(weights.parent)!r})`."
+            f"`eqx_clip.load({_as_folder(weights.parent)!r})`."
         )
     return own
 
