@@ -11,8 +11,8 @@ bit. `--plan` says what a run would take, and trains nothing; `--help` has all o
 Exit codes: 0, finished. 75, stopped, and to be started again with --resume-from-checkpoint: by a
 SIGTERM, after which the state was saved, or since a step hung. (It is sysexits.h's EX_TEMPFAIL;
 143 is of a process that SIGTERM killed before it could save.) 1, an error, told in one message,
-with --debug in a stack, too. 2, options that are not known. 134, JAX ended this process since
-another one died: go on with --resume-from-checkpoint latest.
+with --debug in a stack, too. 2, options that are not known or out of range. 134, JAX ended this
+process since another one died: go on with --resume-from-checkpoint latest.
 """
 
 import contextlib

@@ -82,12 +82,13 @@ def test_buffers_open_files_and_paths_from_home_are_images(tmp_path, monkeypatch
 
 def test_a_file_of_text_is_refused_with_how_to_open_it(tmp_path):
     path = tmp_path / "image.png"
-    path.write_text("text")
-    with (
-        open(path) as file,
-        pytest.raises(ValueError, match=r"gives str: open it with `open\(path"),
-    ):
-        to_rgb(file)
+    for content in (b"text", PNG):
+        path.write_bytes(content)
+        with (
+            open(path) as file,
+            pytest.raises(ValueError, match=r"gives str: open it with `open\(path"),
+        ):
+            to_rgb(file)
 
 
 def test_grey_and_transparent_arrays():

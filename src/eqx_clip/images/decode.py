@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from PIL import Image, UnidentifiedImageError
 
+from .._checks import short_repr
 from .._types import AnyArray, ImageLike
 
 
@@ -78,12 +79,15 @@ def encoded(image: Any) -> bytes:
     """A copy of a buffer, or what a file holds; `ValueError` for one that gives no bytes."""
     if not hasattr(image, "read"):
         return bytes(image)
-    if hasattr(image, "seekable") and image.seekable():
-        image.seek(0)
-    found = image.read()
+    found = None
+    if not isinstance(image, io.TextIOBase):  # which fails at the first byte that is no text
+        if hasattr(image, "seekable") and image.seekable():
+            image.seek(0)
+        found = image.read()
     if not isinstance(found, bytes):
+        kind = "str" if found is None else type(found).__name__
         raise ValueError(
-            f"Expected a file of bytes; {image!r} gives {type(found).__name__}: open it with "
+            f"Expected a file of bytes; {short_repr(image)} gives {kind}: open it with "
             "`open(path, 'rb')`."
         )
     return found
