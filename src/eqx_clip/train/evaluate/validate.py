@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from ..._checks import as_count, short_repr
 from ..._clip import CLIP
 from ..._types import AnyArray, Count, Input, at_least_float32
-from ..step.objective import OBJECTIVES, Objective, find_objective
+from ..step.objective import OBJECTIVES, Loss, Objective, find_objective
 from .retrieval import by_rows, check_features, filled, retrieval_metrics
 
 
@@ -31,7 +31,7 @@ def validate(
     batch_size: Count,
     groups: Input | None = None,
     chunk_size: Count = 256,
-    loss: str | None = None,
+    loss: Loss | None = None,
 ) -> dict[str, float]:
     """The mean loss over a data set's batches, and retrieval among all of its examples.
 

@@ -1,7 +1,7 @@
 """Objectives: what a step asks of a model and a batch, and which loss of the features."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -76,6 +76,12 @@ class Sigmoid:
     def loss(self, *features_and_scalars: Array, axis_name: Any = None) -> Float[Array, ""]:
         return siglip_loss(*features_and_scalars, axis_name=axis_name)
 
+
+# Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
+if TYPE_CHECKING:
+    Loss = str | Objective
+else:
+    Loss = Any
 
 OBJECTIVES: dict[str, Objective] = {"clip": Softmax(), "siglip": Sigmoid()}
 

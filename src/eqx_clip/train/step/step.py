@@ -20,7 +20,7 @@ from ...nn.batch_norm import buffers
 from ...sharding import Rule, constrain, sent
 from .forward import FIELDS, Batch, Features, Forward
 from .gradient import Gradient, loss_over, on_mesh
-from .objective import Objective, find_objective
+from .objective import Loss, find_objective
 from .precision import all_finite, choose
 from .state import TrainState
 
@@ -39,7 +39,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
     *,
-    loss: str | Objective = "clip",
+    loss: Loss = "clip",
     accumulate: Count = 1,
     dtype: DTypeLike | None = None,
     remat: Remat = "none",
