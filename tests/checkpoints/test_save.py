@@ -259,7 +259,7 @@ def test_state_dict_of_unknown_towers_is_refused(model):
             eqx_clip.to_state_dict(change(model))
 
 
-@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8", "complex64"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8", "int32", "complex64"])
 def test_weights_that_load_would_refuse_are_refused_before_anything_is_written(
     dtype, model, tmp_path
 ):

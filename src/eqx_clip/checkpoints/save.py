@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from .._checks import DTYPES, short_repr
 from .._clip import CLIP
+from ..nn.batch_norm import is_counter
 from .config import config_from_open_clip, config_to_open_clip
 from .convert import check_model, skeleton, to_state_dict
 from .hub import CONFIG_FILE, WEIGHT_FILES
@@ -69,7 +70,8 @@ def save(model: Model, folder: Folder) -> None:
 def _check_types(model: CLIP) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
         dtype = str(getattr(leaf, "dtype", type(leaf).__name__))
-        if dtype not in (*DTYPES, "int32"):  # the counters of batch normalisation
+        allowed = ("int32",) if is_counter(path) else DTYPES
+        if dtype not in allowed:
             raise ValueError(
                 f"{jax.tree_util.keystr(path)!r} is of {dtype}, which `load` does not read: cast "
                 f"the model to one of {', '.join(DTYPES)} first, or write it by "

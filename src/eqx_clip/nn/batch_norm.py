@@ -10,7 +10,8 @@ from .module import Module
 
 
 BATCH_NORM_EPS = 1e-5
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_COUNTER = "num_batches_tracked"
+_BUFFERS = ("running_mean", "running_var", _COUNTER)
 
 
 class BatchNorm2d(Module):
@@ -59,6 +60,11 @@ def buffers(tree: PyTree) -> PyTree[bool]:
     decayed, saved unchanged. `tree` is a module, or what `equinox.filter` leaves of one.
     """
     return jax.tree.map(_flags, tree, is_leaf=_is_batch_norm)
+
+
+def is_counter(path: tuple) -> bool:
+    """Whether the path of a leaf, as JAX gives it, is that of a buffer of integers."""
+    return getattr(path[-1], "name", None) == _COUNTER
 
 
 def _flags(node: PyTree) -> PyTree[bool]:
