@@ -9,20 +9,19 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from .._types import PathLike
 from ._fields import check_columns, key_path, text_of
-from ._files import File, joined, parent, read, simplified
+from ._files import File, joined, read, simplified
 from ._parquet import field, opened_parquet, text_lists
 from ._parquet_pages import Chunk, Place, places, value_of
-from ._paths import checked_root, missing
-from ._shards import ShardedSource
+from ._paths import missing
+from ._shards import RootedSource
 from ._source import Example, log_keys
 
 
 _CODECS = ("SNAPPY", "GZIP", "BROTLI", "ZSTD")
 
 
-class ParquetImageSource(ShardedSource):
+class ParquetImageSource(RootedSource):
     """Images and texts in the columns of Parquet files.
 
     The images' column holds bytes, or structs of `bytes` and `path`; where `bytes` is null or
@@ -49,19 +48,6 @@ class ParquetImageSource(ShardedSource):
             **{"path": pa.string(), "text": pa.list_(pa.string())},
         }
     )
-
-    def __init__(
-        self,
-        path: PathLike,
-        image_key: str | None = None,
-        text_key: str | None = None,
-        image_root: PathLike | None = None,
-    ):
-        self.image_root = checked_root(image_root)
-        super().__init__(path, image_key, text_key)
-
-    def _arguments(self) -> tuple[Any, ...]:
-        return *super()._arguments(), self.image_root
 
     def _is_remote(self) -> bool:
         return super()._is_remote() or "://" in (self.image_root or "")
@@ -145,17 +131,13 @@ class ParquetImageSource(ShardedSource):
         if not path:
             return None
         file, *_ = self._entry(i)
-        return simplified(joined(self._folder(file), path))
+        return simplified(joined(self.folder_of(file), path))
 
     def image_size(self, i: int) -> int | None:
         return self._column("size")[i].as_py()
 
     def _column(self, name: str) -> pa.ChunkedArray:
         return self._columns[self.schema.get_field_index(name)]
-
-    def _folder(self, file: File) -> str:
-        """Where the relative paths of a file's images start."""
-        return self.image_root or parent(file.url)
 
     def text(self, i: int) -> str | list[str] | None:
         return text_of(self._columns[-1][i].as_py())
@@ -178,13 +160,13 @@ class ParquetImageSource(ShardedSource):
         if not path:
             raise ValueError(f"The row has no {self._kept()[0]!r}.")
         try:
-            return read(joined(self._folder(file), path))
+            return read(joined(self.folder_of(file), path))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 "The row holds no bytes, and the file that its path names is not here: "
-                f"{missing(path, self._folder(file))} `datasets.Dataset.to_parquet` writes images "
-                "that came from files so: copy the files, or write the data set with its images "
-                "embedded (`push_to_hub` does)."
+                f"{missing(path, self.folder_of(file))} `datasets.Dataset.to_parquet` writes "
+                "images that came from files so: copy the files, or write the data set with its "
+                "images embedded (`push_to_hub` does)."
             ) from error
 
 

@@ -10,8 +10,21 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ._files import File, contents, digest, files_in, is_folder, is_pattern, look_at, marks, matches
+from .._types import PathLike
+from ._files import (
+    File,
+    contents,
+    digest,
+    files_in,
+    is_folder,
+    is_pattern,
+    look_at,
+    marks,
+    matches,
+    parent,
+)
 from ._index import cached
+from ._paths import checked_root
 from ._source import FileSource
 
 
@@ -87,3 +100,28 @@ class ShardedSource(FileSource):
                 pool.shutdown(cancel_futures=True)
         if not total:  # said here, an index of nothing is not kept
             raise ValueError(f"{self.path} holds no examples. {self._contents()}")
+
+
+class RootedSource(ShardedSource):
+    """Shards that name files of images, by paths that may start at a folder of the user's.
+
+    `image_root`: where relative paths start; by default the folder of the shard that names them.
+    Raises `FileNotFoundError` for one that is no folder.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        image_key: str | None = None,
+        text_key: str | None = None,
+        image_root: PathLike | None = None,
+    ):
+        self.image_root = checked_root(image_root)
+        super().__init__(path, image_key, text_key)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return *super()._arguments(), self.image_root
+
+    def folder_of(self, file: File) -> str:
+        """Where the relative paths in a shard start."""
+        return self.image_root or parent(file.url)

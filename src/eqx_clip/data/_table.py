@@ -15,14 +15,12 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from .._types import PathLike
 from . import _csv, _jsonl, _parquet
 from ._fields import key_path, text_of
 from ._files import (
     File,
     ending,
     joined,
-    parent,
     read,
     simplified,
     sizes_here,
@@ -31,7 +29,6 @@ from ._index import logger
 from ._parquet import TEXTS, strings, text_lists
 from ._paths import (
     address_column,
-    checked_root,
     download_first,
     is_base64,
     is_on_the_web,
@@ -41,7 +38,7 @@ from ._paths import (
     shortened,
     with_slashes,
 )
-from ._shards import ShardedSource
+from ._shards import RootedSource
 from ._source import Example
 
 
@@ -50,7 +47,7 @@ _LOOKED_AT = 32  # images that are looked for when a table is opened
 _FORMATS = {"csv": _csv, "tsv": _csv, "txt": _csv, "jsonl": _jsonl, "parquet": _parquet}
 
 
-class TableSource(ShardedSource):
+class TableSource(RootedSource):
     """Image paths and texts in the columns of a table, of one file or of several.
 
     Relative paths start at the folder of their file, or at `image_root`. Values are separated by
@@ -68,19 +65,6 @@ class TableSource(ShardedSource):
     file_name = re.compile(r".*\.(csv|tsv|jsonl|parquet)(\.gz)?", re.IGNORECASE)
     file_kind = "tables (`*.csv`, `*.tsv`, `*.jsonl`, `*.parquet`)"
     schema = pa.schema({"shard": pa.int32(), "image": pa.string(), "text": TEXTS})
-
-    def __init__(
-        self,
-        path: PathLike,
-        image_key: str | None = None,
-        text_key: str | None = None,
-        image_root: PathLike | None = None,
-    ):
-        self.image_root = checked_root(image_root)
-        super().__init__(path, image_key, text_key)
-
-    def _arguments(self) -> tuple[Any, ...]:
-        return *super()._arguments(), self.image_root
 
     def _open(self) -> str:
         mark = super()._open()
@@ -215,7 +199,7 @@ class TableSource(ShardedSource):
 
     def _folder(self, i: int) -> str:
         """Where the relative paths of row `i` start."""
-        return self.image_root or parent(self._files[self._shards[i].as_py()].url)
+        return self.folder_of(self._files[self._shards[i].as_py()])
 
     def _is_remote(self) -> bool:
         return "://" in (self._image(0) or "")

@@ -64,6 +64,15 @@ class Bottleneck(Module):
         )
         self.stride = stride
 
+    def flops(self, rows: int, columns: int) -> int:
+        """The operations of a map of this size, from shapes alone; of all blocks of a stack."""
+        whole = self.conv1.weight.size + self.conv2.weight.size
+        pooled = self.conv3.weight.size
+        if self.downsample is not None:
+            pooled += self.downsample.conv.weight.size
+        pixels = (rows // self.stride) * (columns // self.stride)
+        return 2 * (rows * columns * whole + pixels * pooled)
+
     @automatic
     def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
         """Gives the dtype of `x`; each convolution, its normalisation and activation follow each

@@ -58,8 +58,6 @@ def _at(weights: PyTree, fixed: PyTree, x: Array, i: Int[Array, ""]) -> Array:
 
 @_at.defjvp
 def _at_jvp(primals, tangents):
-    # The weights by index here too; in place of the derivative of an index, which adds to a
-    # gradient of the whole stack at each block, the tangents are split, and gradients concatenated.
     weights, fixed, x, i = primals
     d_weights, _, d_x, _ = tangents
     depth = depth_of(weights)

@@ -171,24 +171,15 @@ class ModifiedResNet(Module):
         """The operations of one image, from shapes alone, all queries of the attention counted."""
         height, width = pair(self.config.image_size)
         rows, columns = (height + 1) // 2, (width + 1) // 2
-        products = (
-            rows * columns * sum(conv.weight.size for conv in (self.conv1, self.conv2, self.conv3))
-        )
+        stem = sum(conv.weight.size for conv in (self.conv1, self.conv2, self.conv3))
+        total = 2 * rows * columns * stem
         rows, columns = rows // 2, columns // 2
         for stage in self.stages:
-            first, pixels = stage.first, rows * columns
-            products += pixels * (first.conv1.weight.size + first.conv2.weight.size)
-            rows, columns = rows // first.stride, columns // first.stride
-            pixels = rows * columns
-            products += pixels * first.conv3.weight.size
-            if first.downsample is not None:
-                products += pixels * first.downsample.conv.weight.size
+            total += stage.first.flops(rows, columns)
+            rows, columns = rows // stage.first.stride, columns // stage.first.stride
             if stage.stack is not None:
-                block = stage.stack.block
-                products += pixels * sum(
-                    conv.weight.size for conv in (block.conv1, block.conv2, block.conv3)
-                )
-        return 2 * products + self.attnpool.flops()
+                total += stage.stack.block.flops(rows, columns)
+        return total + self.attnpool.flops()
 
     @automatic
     def __call__(self, image: Input) -> Float[Array, " embed"]:

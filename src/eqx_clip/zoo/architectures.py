@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .._checks import did_you_mean, short_repr
 from .._clip import CLIPConfig
 from .._types import Head
+from ..checkpoints.open_clip.convnext import TIMM_TRUNKS
 from ..images.preprocess import Preprocess
 from ..tokenizers.unavailable import UnavailableTokenizer
 from ..towers.convnext import ConvNeXtConfig
@@ -76,25 +77,19 @@ def _resnet(
 
 
 def _convnext(
-    depths: tuple[int, ...],
-    widths: tuple[int, ...],
+    trunk: str,
     text: tuple[int, int],
     *,
     image_size: int,
     embed_dim: int | None = None,
     head: Head = "linear",
-    norm_eps: float = 1e-6,
 ) -> CLIPConfig:
+    """A model of timm's ConvNeXt of this name and a text transformer (width, depth)."""
     text_width, text_depth = text
     embed_dim = embed_dim or text_width
     return CLIPConfig(
         image=ConvNeXtConfig(
-            image_size=image_size,
-            depths=depths,
-            widths=widths,
-            embed_dim=embed_dim,
-            head=head,
-            norm_eps=norm_eps,
+            image_size=image_size, embed_dim=embed_dim, head=head, **TIMM_TRUNKS[trunk]._asdict()
         ),
         text=_text(text_width, text_depth, embed_dim=embed_dim),
         preprocess=Preprocess(image_size=image_size),
@@ -109,22 +104,15 @@ def _text(
     )
 
 
-_TINY = ((3, 3, 9, 3), (96, 192, 384, 768))
-_SMALL = ((3, 3, 27, 3), (96, 192, 384, 768))
-_BASE = ((3, 3, 27, 3), (128, 256, 512, 1024))
-_LARGE = ((3, 3, 27, 3), (192, 384, 768, 1536))
-_XLARGE = ((3, 3, 27, 3), (256, 512, 1024, 2048))
-_XXLARGE = ((3, 4, 30, 3), (384, 768, 1536, 3072))
-
 _L14 = _vit(14, (1024, 24), (768, 12))
 _H14 = _vit(14, (1280, 32), (1024, 24), head_width=80)
 _BIG_G14 = _vit(14, (1664, 48), (1280, 32), head_width=104, mlp_ratio=4.9231)
 
 # The predecessor's models by its names, all others by OpenCLIP's.
 MODELS: Mapping[str, CLIPConfig] = {
-    "convnext-base-w": _convnext(*_BASE, text=(640, 12), image_size=256),
-    "convnext-base": _convnext(*_BASE, text=(512, 12), image_size=224),
-    "convnext-large-d": _convnext(*_LARGE, text=(768, 16), image_size=256, head="mlp"),
+    "convnext-base-w": _convnext("convnext_base", text=(640, 12), image_size=256),
+    "convnext-base": _convnext("convnext_base", text=(512, 12), image_size=224),
+    "convnext-large-d": _convnext("convnext_large", text=(768, 16), image_size=256, head="mlp"),
     "vit-base-patch16": _vit(16, (768, 12), (512, 12)),
     "vit-base-patch32": _vit(32, (768, 12), (512, 12)),
     "vit-huge-patch14": _H14,
@@ -161,11 +149,11 @@ MODELS: Mapping[str, CLIPConfig] = {
     "RN50x4": _resnet((4, 6, 10, 6), 80, 640, embed_dim=640, image_size=288),
     "RN50x16": _resnet((6, 8, 18, 8), 96, 768, embed_dim=768, image_size=384),
     "RN50x64": _resnet((3, 15, 36, 10), 128, 1024, embed_dim=1024, image_size=448),
-    "convnext_tiny": _convnext(*_TINY, text=(512, 12), image_size=224, embed_dim=1024),
-    "convnext_small": _convnext(*_SMALL, text=(512, 12), image_size=224),
-    "convnext_large": _convnext(*_LARGE, text=(768, 12), image_size=224),
-    "convnext_xlarge": _convnext(*_XLARGE, text=(1024, 20), image_size=256),
-    "convnext_xxlarge": _convnext(*_XXLARGE, text=(1024, 24), image_size=256, norm_eps=1e-5),
+    "convnext_tiny": _convnext("convnext_tiny", text=(512, 12), image_size=224, embed_dim=1024),
+    "convnext_small": _convnext("convnext_small", text=(512, 12), image_size=224),
+    "convnext_large": _convnext("convnext_large", text=(768, 12), image_size=224),
+    "convnext_xlarge": _convnext("convnext_xlarge", text=(1024, 20), image_size=256),
+    "convnext_xxlarge": _convnext("convnext_xxlarge", text=(1024, 24), image_size=256),
 }
 
 

@@ -119,9 +119,9 @@ def test_the_sigmoid_loss_is_that_of_training(model):
         assert loss(biased, chunk_size=size) == expected
     assert loss(biased, loss="siglip") == expected
     assert loss(biased, loss="clip") == loss(model) != expected
-    features = unit_features(5)
+    features, level = unit_features(5), np.array(-3, np.float32)
     with jax.transfer_guard("disallow"), jax.numpy_dtype_promotion("strict"):
-        assert _sigmoid_loss(tuple(features), biased, 2) > 0
+        assert _sigmoid_loss(tuple(features), 10.0, level, 2) > 0
     with pytest.raises(ValueError, match="needs a model with a bias"):
         loss(model, loss="siglip")
     with pytest.raises(ValueError, match="one pair is always 0"):

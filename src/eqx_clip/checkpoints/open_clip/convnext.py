@@ -8,7 +8,7 @@ from ...towers.convnext import ConvNeXtConfig
 from ..rows.row import Table, nested, renamed
 from .naming import Naming
 from .options import Options
-from .vit import DEFAULTS as VIT_DEFAULTS
+from .vit import VIT_OPTIONS
 
 
 class Trunk(NamedTuple):
@@ -76,8 +76,7 @@ def _describes(options: Mapping[str, Any]) -> bool:
 
 def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ConvNeXtConfig:
     # OpenCLIP ignores the transformer's options, and `quick_gelu`, in timm's towers.
-    options.leave_aside("layers", "width", "head_width", "mlp_ratio", "patch_size", *VIT_DEFAULTS)
-    options.leave_aside("no_ln_pre", "pool_type", "final_ln_after_pool")
+    options.leave_aside("layers", "width", "head_width", *VIT_OPTIONS)
     name = options.take("timm_model_name", None)
     name = name.partition(".")[0] if isinstance(name, str) else name  # timm's name of the weights
     if name not in tuple(TIMM_TRUNKS):  # not by its hash: a JSON file may hold anything here

@@ -28,6 +28,8 @@ TRANSFORMER_DEFAULTS = {
     "scale_attn": False,
     "scale_fc": False,
 }
+# What OpenCLIP does not look at in towers that are not timm's.
+TIMM_OPTIONS = ("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias")
 
 
 class Options:

@@ -6,10 +6,10 @@ from typing import Any
 from ..._checks import as_count
 from ...towers.resnet import ResNetConfig
 from ..rows.positions import resize_image_positions
-from ..rows.row import Table, nested, renamed
+from ..rows.row import nested, renamed
 from .naming import Edit, Naming
-from .options import Options
-from .vit import DEFAULTS as VIT_DEFAULTS
+from .options import TIMM_OPTIONS, Options
+from .vit import VIT_OPTIONS
 
 
 _NORM = renamed(
@@ -71,9 +71,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ResNetConfig:
         embed_dim=embed_dim,
         num_heads=width * 32 // head_width,
     )
-    options.leave_aside("patch_size", "mlp_ratio", *VIT_DEFAULTS)
-    options.leave_aside("no_ln_pre", "pool_type", "final_ln_after_pool")
-    options.leave_aside("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias")
+    options.leave_aside(*VIT_OPTIONS, *TIMM_OPTIONS)
     options.refuse_others({})
     return config
 
@@ -88,10 +86,6 @@ def _write(config: ResNetConfig) -> dict[str, Any]:
     }
 
 
-def _table(config: ResNetConfig) -> Table:
-    return _TABLE
-
-
 def _positions(old: ResNetConfig, new: ResNetConfig) -> Mapping[str, Edit]:
     return {_POSITIONS: lambda x: resize_image_positions(x, old.grid, new.grid)}
 
@@ -101,7 +95,7 @@ NAMING = Naming(
     describes=_describes,
     read=_read,
     write=_write,
-    table=_table,
+    table=lambda config: _TABLE,
     positions=_positions,
     landmark="visual.attnpool.q_proj.weight",
 )

@@ -7,7 +7,7 @@ from ..._checks import short_repr
 from ..._types import TextPooling
 from ...towers.text import TextConfig
 from ..rows.positions import resize_text_positions
-from ..rows.row import Table, nested, renamed
+from ..rows.row import nested, renamed
 from .naming import Edit, Naming
 from .options import TRANSFORMER_DEFAULTS, Options
 from .transformer import BLOCK
@@ -80,10 +80,6 @@ def _write(config: TextConfig) -> dict[str, Any]:
     return options
 
 
-def _table(config: TextConfig) -> Table:
-    return _TABLE
-
-
 def _positions(old: TextConfig, new: TextConfig) -> Mapping[str, Edit]:
     return {"positional_embedding": lambda x: resize_text_positions(x, new.context_length)}
 
@@ -93,7 +89,7 @@ NAMING = Naming(
     describes=_describes,
     read=_read,
     write=_write,
-    table=_table,
+    table=lambda config: _TABLE,
     positions=_positions,
     landmark="token_embedding.weight",
 )

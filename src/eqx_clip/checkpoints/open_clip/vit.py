@@ -7,17 +7,26 @@ from ..._checks import as_count, short_repr
 from ..._types import ImagePooling
 from ...towers.vit import ViTConfig
 from ..rows.positions import resize_image_positions
-from ..rows.row import Table, nested, renamed
+from ..rows.row import nested, renamed
 from .naming import Edit, Naming
-from .options import TRANSFORMER_DEFAULTS, Options
+from .options import TIMM_OPTIONS, TRANSFORMER_DEFAULTS, Options
 from .transformer import BLOCK
 
 
-DEFAULTS = {
+_DEFAULTS = {
     **TRANSFORMER_DEFAULTS,
     "attentional_pool": False,
     "pos_embed_type": "learnable",
 }
+# What OpenCLIP does not look at in towers of another kind.
+VIT_OPTIONS = (
+    *_DEFAULTS,
+    "mlp_ratio",
+    "patch_size",
+    "no_ln_pre",
+    "pool_type",
+    "final_ln_after_pool",
+)
 _POOLINGS: Mapping[str, ImagePooling] = {"tok": "class_token", "avg": "mean_patch"}
 
 _TABLE = {
@@ -67,8 +76,8 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ViTConfig:
         pooling=_POOLINGS[pool_type],
         norm_pre=not options.take_flag("no_ln_pre"),
     )
-    options.leave_aside("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias")
-    options.refuse_others(DEFAULTS)
+    options.leave_aside(*TIMM_OPTIONS)
+    options.refuse_others(_DEFAULTS)
     return config
 
 
@@ -88,10 +97,6 @@ def _write(config: ViTConfig) -> dict[str, Any]:
     return options
 
 
-def _table(config: ViTConfig) -> Table:
-    return _TABLE
-
-
 def _positions(old: ViTConfig, new: ViTConfig) -> Mapping[str, Edit]:
     return {"visual.positional_embedding": lambda x: resize_image_positions(x, old.grid, new.grid)}
 
@@ -101,7 +106,7 @@ NAMING = Naming(
     describes=_describes,
     read=_read,
     write=_write,
-    table=_table,
+    table=lambda config: _TABLE,
     positions=_positions,
     landmark="visual.class_embedding",
 )

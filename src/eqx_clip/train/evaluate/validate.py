@@ -84,7 +84,9 @@ def validate(
     image_features, text_features = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
     check_features(image_features, text_features)
     retrieval = _retrieval(image_features, text_features, groups, chunk_size)
-    losses = [_LOSSES[objective](pair, model, chunk_size) for pair in gathered]
+    scale = math.exp(float(np.asarray(model.logit_scale)))
+    bias = None if model.logit_bias is None else np.asarray(model.logit_bias)
+    losses = [_LOSSES[objective](pair, scale, bias, chunk_size) for pair in gathered]
     sizes = [len(images) for images, _ in gathered]
     return {
         "loss": float(np.average(losses, weights=sizes)),
@@ -163,23 +165,22 @@ def _gathered(features: list[Pair], counts: list[int]) -> list[Pair]:
     return [(whole(images, batch), whole(texts, batch)) for batch in batches]
 
 
-def _scale(model: CLIP) -> float:
-    return math.exp(float(np.asarray(model.logit_scale)))
+def _softmax_loss(features: Pair, scale: float, bias: Any, chunk_size: Count) -> float:
+    """`clip_loss` in chunks: a batch for the whole mesh may be too large for one device.
 
-
-def _softmax_loss(features: Pair, model: CLIP, chunk_size: Count) -> float:
-    """`clip_loss` in chunks: a batch for the whole mesh may be too large for one device."""
-    (images, texts), scale = features, _scale(model)
+    A bias has no part in it.
+    """
+    images, texts = features
     own = np.arange(len(images))
     by_image = by_rows(_nll, images * scale, texts, own, chunk_size)
     by_text = by_rows(_nll, texts * scale, images, own, chunk_size)
     return float(np.mean(by_image) + np.mean(by_text)) / 2
 
 
-def _sigmoid_loss(features: Pair, model: CLIP, chunk_size: Count) -> float:
+def _sigmoid_loss(features: Pair, scale: float, bias: AnyArray, chunk_size: Count) -> float:
     """`siglip_loss` in chunks."""
-    (images, texts), scale = features, _scale(model)
-    bias = jax.device_put(np.asarray(model.logit_bias))
+    images, texts = features
+    bias = jax.device_put(bias)
 
     def of_rows(queries: Array, keys: Array, targets: AnyArray) -> Array:
         return _pairwise_nll(queries, keys, targets, bias)
@@ -188,7 +189,7 @@ def _sigmoid_loss(features: Pair, model: CLIP, chunk_size: Count) -> float:
     return float(np.mean(by_image))
 
 
-_LOSSES: dict[Objective, Callable[[Pair, CLIP, Count], float]] = {
+_LOSSES: dict[Objective, Callable[[Pair, float, Any, Count], float]] = {
     OBJECTIVES["clip"]: _softmax_loss,
     OBJECTIVES["siglip"]: _sigmoid_loss,
 }
