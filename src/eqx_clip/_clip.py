@@ -83,6 +83,11 @@ class CLIPConfig:
         canonicalize(self, as_finite, "init_logit_scale")
         if self.init_logit_bias is not None:
             canonicalize(self, as_finite, "init_logit_bias")
+        if self.preprocess.image_size != self.image.image_size:
+            raise ValueError(
+                f"The preprocessing gives images of size {self.preprocess.image_size}, and the "
+                f"image tower takes {self.image.image_size}: give both one `image_size`."
+            )
         context_length = self.text.context_length
         if self.tokenizer.context_length != context_length:
             tokenizer = dataclasses.replace(self.tokenizer, context_length=context_length)
@@ -177,6 +182,11 @@ class CLIP(Module):
     def embed_dim(self) -> int:
         return self.image.embed_dim
 
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """What multiplies the cosines, `exp(logit_scale)`, in at least float32."""
+        return jnp.exp(self.logit_scale.astype(at_least_float32(self.logit_scale.dtype)))
+
     def tokenize(self, texts: TextLike) -> Int32[np.ndarray, "batch context"]:
         """The token ids of one text or several, as OpenCLIP's tokenizer gives them."""
         return self.tokenizer(texts)
@@ -207,7 +217,7 @@ class CLIP(Module):
         """
         check_features(image_features, text_features, self.embed_dim)
         cosines = _cosines(as_array(image_features), as_array(text_features))
-        logits = jnp.exp(self.logit_scale.astype(cosines.dtype)) * cosines
+        logits = self.scale.astype(cosines.dtype) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageSequence
 import eqx_clip
 from eqx_clip import embed_images, embed_texts, sharding
 from eqx_clip.inference import embed as embedding
-from eqx_clip.nn.block import Block
+from eqx_clip.nn.attention import Attention
 from eqx_clip.nn.stack import Stack
 
 
@@ -175,14 +175,13 @@ def test_paths_may_be_an_array(quick, tmp_path):
 
 
 def test_texts_of_a_tower_that_is_not_causal_are_not_cut(model):
-    def block(key):
-        options = {"activation": "gelu", "causal": False, "key": key}
-        return Block(width, config.num_heads, 2 * width, **options)
+    width, heads = model.text.config.width, model.text.config.num_heads
 
-    config = model.text.config
-    width = config.width
-    stack = Stack(block, config.depth, key=jax.random.key(0))
-    model = eqx.tree_at(lambda model: model.text.stack, model, stack)
+    def attention(key):
+        return Attention(width, heads, key=key)
+
+    attentions = Stack(attention, len(model.text.stack), key=jax.random.key(0)).block
+    model = eqx.tree_at(lambda model: model.text.stack.block.attn, model, attentions)
     assert_close(embed_texts(model, TEXTS, batch_size=2), texts_one_at_a_time(model, TEXTS))
 
 

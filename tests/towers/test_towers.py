@@ -12,7 +12,7 @@ from jax import Array
 from PIL import Image
 
 from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig, train
-from eqx_clip.nn import attention
+from eqx_clip.nn import attention, pooling
 
 
 TEXTS = ["a dog", "", "two dogs and a cat " * 9]
@@ -508,6 +508,18 @@ def test_a_linear_layer_of_a_users_own_leaves_texts_cut(model, tokens):
         assert close(text(row), text.features(row)[np.argmax(row)] @ text.proj)
 
 
+def test_a_pooling_is_replaced(model, image, tokens):
+    towers = eqx.tree_at(
+        lambda model: (model.image.pool, model.text.pool),
+        model,
+        (pooling.MeanPatch(), pooling.LastToken()),
+    )
+    x = model.image.intermediates(image)[-1]
+    assert close(towers.image(image), model.image.ln_post(x[1:].mean(0)) @ model.image.proj)
+    assert close(towers.text(tokens[0]), model.text.features(tokens[0])[-1] @ model.text.proj)
+    assert towers.text.used_lengths(tokens).tolist() == [tokens.shape[1]] * len(tokens)
+
+
 def test_a_step_trains_an_attention_of_a_users_own(model, image, tokens):
     where, own = PARTS["attention"]
     model = eqx.tree_at(lambda model: where(model.image), model, replace_fn=own)
@@ -519,83 +531,18 @@ def test_a_step_trains_an_attention_of_a_users_own(model, image, tokens):
         assert np.isfinite(metrics["grad_norm"])
 
 
-@pytest.fixture
-def cudnn(monkeypatch):
-    """A stand-in for JAX's attention by cuDNN, which lists the lengths that it was traced for."""
-    traced, attend = [], jax.nn.dot_product_attention
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_tower_asks_which_devices_the_tracing_machine_has(dtype, model, monkeypatch):
+    model = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
+    image, tokens = jnp.ones((3, 48, 32)), jnp.zeros(4, jnp.int32)
 
-    @jax.custom_vjp
-    def kernel(q, k, v):
-        return attend(q, k, v)
+    def asked(*arguments, **options):
+        raise AssertionError("The devices of this machine were asked for.")
 
-    def no_kernel(*arguments):
-        raise NotImplementedError("Unsupported sequence length.")
-
-    kernel.defvjp(no_kernel, no_kernel)
-
-    def dot_product_attention(q, k, v, *, is_causal, implementation=None):
-        if implementation != "cudnn":
-            return attend(q, k, v, is_causal=is_causal)
-        if q.shape[-1] % 8:
-            raise NotImplementedError("The head dim must be a multiple of 8.")
-        traced.append(len(q))
-        return kernel(q, k, v)
-
-    monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
-    return traced
-
-
-def attend(dtype, size=8):
-    q, k, v = jnp.ones((3, 5, 2, size), dtype)
-    # Compiled for the CPU, where cuDNN's branch is traced and left out.
-    return jax.jit(lambda q, k, v: attention._attend(q, k, v, causal=True))(q, k, v)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_cudnn_attends_in_half_precision(dtype, cudnn):
-    assert attend(dtype).dtype == dtype
-    assert cudnn == [5]
-
-
-def test_cudnn_does_not_attend_in_float32(cudnn):
-    assert attend(jnp.float32).dtype == jnp.float32
-    assert cudnn == []
-
-
-def test_cudnn_does_not_attend_where_there_is_none(cudnn, monkeypatch):
-    monkeypatch.setattr(attention, "_has_cudnn", lambda: False)
-    assert attend(jnp.bfloat16).dtype == jnp.bfloat16
-    assert cudnn == []
-
-
-def test_attention_falls_back_where_cudnn_has_no_kernel(cudnn):
-    assert attend(jnp.bfloat16, size=9).shape == (5, 2, 9)
-    assert cudnn == []
-
-
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_towers_have_derivatives_where_cudnn_attends(kind, cudnn):
-    sizes = {"width": 16, "depth": 2, "num_heads": 2, "embed_dim": 4}
-    if kind == "image":
-        config, batch = ViTConfig(image_size=24, patch_size=12, **sizes), jnp.ones((2, 3, 24, 24))
-    else:
-        config = TextConfig(context_length=5, vocab_size=9, **sizes)
-        batch = jnp.array([[1, 8, 0, 0, 0], [1, 2, 3, 4, 8]])
-    tower = config.build(key=jax.random.key(0))
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tower)
-
-    def total(tower):
-        return jnp.sum(jax.vmap(tower)(batch) ** 2)
-
-    value, slope = jax.jit(lambda half: jax.jvp(total, (half,), (half,)))(half)
-    gradient = jax.jit(jax.grad(total))(half)
-    assert float(jax.jit(total)(half)) == pytest.approx(float(value), rel=0.05)
-    assert set(cudnn) == {5}
-    along = sum(
-        float(jnp.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (half, gradient)), strict=True)
-    )
-    assert float(slope) == pytest.approx(along, rel=0.1, abs=0.05 * float(value))
+    for name in ("devices", "local_devices", "default_backend", "device_count"):
+        monkeypatch.setattr(jax, name, asked)
+    jax.export.export(jax.jit(lambda x: model.image(x)), platforms=["cuda", "tpu"])(image)
+    jax.export.export(jax.jit(lambda x: model.text(x)), platforms=["cuda", "tpu"])(tokens)
 
 
 DEEP_VIT = {

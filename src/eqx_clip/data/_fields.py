@@ -54,7 +54,7 @@ def several(key: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{name.lower()}{colon}{path}" for name, colon, path in names)
 
 
-def of_one_extension(key: str, keys: Sequence[str]) -> list[str]:
+def keys_with_extension(key: str, keys: Sequence[str]) -> list[str]:
     """The keys that name fields of the member or file that `key` does, in their order."""
     return [one for one in keys if key_path(one)[0] == key_path(key)[0]]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .._types import PathLike
-from ._fields import key_path, of_one_extension, several, text_in
+from ._fields import key_path, keys_with_extension, several, text_in
 from ._files import (
     Entry,
     contents,
@@ -80,7 +80,7 @@ class FolderSource(FileSource):
                 "The key 'json' is a whole JSON file, not a text: name a field of it, such as "
                 "'json:caption'."
             )
-        self._keys = {key_path(key)[0]: of_one_extension(key, keys) for key in keys}
+        self._keys = {key_path(key)[0]: keys_with_extension(key, keys) for key in keys}
         rows, mark = ([], self._known) if self._known else self._find()
         self._images, self._texts, self._contents = cached(mark, self.schema, self._batches(rows))
         return mark

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ._fields import key_path, of_one_extension, several, text_in
+from ._fields import key_path, keys_with_extension, several, text_in
 from ._files import File, opened, read
 from ._index import logger
 from ._shards import ShardedSource
@@ -136,7 +136,7 @@ class WebDatasetSource(ShardedSource):
 
     def _text(self, i: int, key: str, data: bytes) -> str | list[str] | None:
         """The text of example `i` in the bytes of its member, in which the index found a key."""
-        keys = of_one_extension(key, self._kept()[1])
+        keys = keys_with_extension(key, self._kept()[1])
         try:
             return text_in(data, keys, f"The member {key_path(key)[0]!r}")
         except ValueError as error:

@@ -101,13 +101,10 @@ class CLIPInference:
         cosines: Any = image_features @ text_features.T
         if self.softmax_temp is None:
             return as_array(cosines), as_array(cosines.T)
-        scale = self._learned if isinstance(self.softmax_temp, str) else self.softmax_temp
+        learned = isinstance(self.softmax_temp, str)
+        scale = np.float32(self.model.scale) if learned else self.softmax_temp
         per_image, per_text = (_softmax(scale * x) for x in (cosines, cosines.T))
         return as_array(per_image), as_array(per_text)
-
-    @property
-    def _learned(self) -> np.float32:
-        return np.exp(np.float32(jax.device_get(self.model.logit_scale)))
 
 
 def _softmax(logits: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:

@@ -57,7 +57,7 @@ def _copied(image: ImageLike) -> ImageLike:
 
 def pixels_of(preprocess: AbstractTransform) -> Callable[[ImageLike | Exception], np.ndarray]:
     """`preprocess.pixels`, for threads."""
-    locks = [threading.Lock() for _ in range(256)]
+    locks: dict[int, threading.Lock] = {}
 
     def pixels(image: ImageLike | Exception) -> np.ndarray:
         if isinstance(image, Exception):
@@ -66,7 +66,7 @@ def pixels_of(preprocess: AbstractTransform) -> Callable[[ImageLike | Exception]
             return preprocess.pixels(image)
         # An opened file is read at its first use, which two threads must not do at once, and the
         # same image may stand in a list twice.
-        with locks[id(image) // 16 % len(locks)]:
+        with locks.setdefault(id(image), threading.Lock()):
             return preprocess.pixels(image)
 
     return pixels

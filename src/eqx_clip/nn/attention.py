@@ -1,6 +1,5 @@
 """Multi-head self-attention, by the kernel that suits the platform."""
 
-import contextlib
 import functools
 import math
 
@@ -12,15 +11,17 @@ from jax import Array
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from .._types import at_least_float32
-from .linear import linear, over_last, uniform
-from .patch_conv import with_weight
+from .initializers import Initializer, uniform, zeros
+from .linear import linear, over_last
 from .stack import Index
 
 
 class Attention(eqx.Module):
     """Multi-head self-attention with one projection for queries, keys and values.
 
-    Initialised as PyTorch's `MultiheadAttention`: a Xavier-uniform `qkv`, zero biases.
+    `causal`: whether a token attends to itself and those before it only. Biases are zeros at first,
+    and what is not said of the weights is that of PyTorch's `MultiheadAttention`: a Xavier-uniform
+    `qkv`, the default of a linear layer for `out`.
     """
 
     qkv: eqx.nn.Linear
@@ -28,15 +29,22 @@ class Attention(eqx.Module):
     num_heads: int = eqx.field(static=True)
     causal: bool = eqx.field(static=True)
 
-    def __init__(self, width: int, num_heads: int, *, causal: bool, key: PRNGKeyArray):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        causal: bool = False,
+        qkv_init: Initializer | None = None,
+        out_init: Initializer | None = None,
+        key: PRNGKeyArray,
+    ):
         qkv_key, out_key = jr.split(key)
-        bound = math.sqrt(6 / (width + 3 * width))
-        self.qkv = with_weight(
-            linear(width, 3 * width, key=jr.clone(qkv_key)),
-            uniform(qkv_key, (3 * width, width), bound),
+        xavier = uniform(math.sqrt(6 / (width + 3 * width)))
+        self.qkv = linear(
+            width, 3 * width, weight_init=qkv_init or xavier, bias_init=zeros, key=qkv_key
         )
-        out = linear(width, width, key=out_key)
-        self.out = with_weight(out, out.weight)
+        self.out = linear(width, width, weight_init=out_init, bias_init=zeros, key=out_key)
         self.num_heads, self.causal = num_heads, causal
 
     def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
@@ -67,54 +75,16 @@ def _attend(
     *,
     causal: bool,
 ) -> Float[Array, "tokens heads size"]:
-    if q.dtype not in (jnp.float32, jnp.float64) and _has_cudnn():
-        return _attend_by_cudnn(causal, q, k, v)
-    return _attend_by_xla(causal, q, k, v)
-
-
-def _attend_by_xla(causal: bool, q: Array, k: Array, v: Array) -> Array:
     def plainly(q, k, v):
         return _attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
 
     if q.dtype == jnp.float64:  # of which JAX's function takes the softmax in float32
         return plainly(q, k, v)
     attend = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-    # On a CPU JAX's function is slower, and cannot do float16.
-    with _promoting():
+    # On a CPU JAX's function is slower, and cannot do float16. It promotes half precision even
+    # where a user forbids it. Its kernel of cuDNN asks which GPU the tracing machine has.
+    with jax.numpy_dtype_promotion("standard"):
         return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _attend_by_cudnn(causal: bool, q: Array, k: Array, v: Array) -> Array:
-    by_xla = functools.partial(_attend_by_xla, causal)
-    by_cudnn = functools.partial(
-        jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
-    )
-    with (
-        contextlib.suppress(NotImplementedError),
-        _promoting(),
-    ):  # where cuDNN has no kernel for this size
-        return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
-    return by_xla(q, k, v)
-
-
-@_attend_by_cudnn.defjvp
-def _attend_by_cudnn_jvp(causal, primals, tangents):
-    # cuDNN has no forward derivatives, and no backward ones for an odd number of tokens.
-    return jax.jvp(functools.partial(_attend_by_xla, causal), primals, tangents)
-
-
-def _promoting() -> contextlib.AbstractContextManager:
-    """For JAX's attention, which promotes half precision even where a user forbids it."""
-    return jax.numpy_dtype_promotion("standard")
-
-
-def _has_cudnn() -> bool:
-    """Whether the default device is an NVIDIA GPU with flash attention, Ampere or newer."""
-    device = jax.devices()[0]
-    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
-        return False
-    return float(device.compute_capability) >= 8
 
 
 def _attend_plainly(

@@ -10,7 +10,8 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from .._types import at_least_float32
-from .linear import linear, normal, over_last
+from .initializers import normal
+from .linear import linear, over_last
 from .mesh_axes import automatic
 
 
@@ -28,10 +29,12 @@ class AttentionPool2d(eqx.Module):
         self, positions: int, width: int, num_heads: int, embed_dim: int, *, key: PRNGKeyArray
     ):
         position_key, *keys = jr.split(key, 5)
-        self.positional_embedding = normal(position_key, (1 + positions, width), width**-0.5)
+        init = normal(width**-0.5)
+        self.positional_embedding = init(position_key, (1 + positions, width))
         outs = (width, width, width, embed_dim)
         self.q_proj, self.k_proj, self.v_proj, self.c_proj = (
-            _projection(width, out, key=key) for out, key in zip(outs, keys, strict=True)
+            linear(width, out, weight_init=init, key=key)
+            for out, key in zip(outs, keys, strict=True)
         )
         self.num_heads = num_heads
 
@@ -75,11 +78,3 @@ class AttentionPool2d(eqx.Module):
         mixed = jax.nn.softmax(scores) @ tokens
         y = jnp.einsum("hw,hdw->hd", mixed, v_weight).reshape(-1)
         return y if self.v_proj.bias is None else y + self.v_proj.bias.astype(dtype)
-
-
-def _projection(width: int, out: int, *, key: PRNGKeyArray) -> eqx.nn.Linear:
-    """A linear layer with PyTorch's bias and a normal weight."""
-    weight_key, bias_key = jr.split(key)
-    layer = linear(width, out, key=bias_key)
-    weight = normal(weight_key, (out, width), width**-0.5)
-    return eqx.tree_at(lambda layer: layer.weight, layer, weight)

@@ -29,9 +29,10 @@ class BatchNorm2d(Module):
     running_var: Float[Array, " channels"]
     num_batches_tracked: Int32[Array, ""]
 
-    def __init__(self, channels: int):
-        """Initialised as PyTorch does: nothing is changed but for epsilon."""
-        self.weight, self.bias = jnp.ones(channels, jnp.float32), jnp.zeros(channels, jnp.float32)
+    def __init__(self, channels: int, *, gain: float = 1.0):
+        """`gain`: of each channel. By default as in PyTorch, nothing is changed but for epsilon."""
+        self.weight = jnp.full(channels, gain, jnp.float32)
+        self.bias = jnp.zeros(channels, jnp.float32)
         self.running_mean = jnp.zeros(channels, jnp.float32)
         self.running_var = jnp.ones(channels, jnp.float32)
         self.num_batches_tracked = jnp.zeros((), jnp.int32)

@@ -1,43 +1,32 @@
 """A transformer's block."""
 
-import equinox as eqx
-import jax
-import jax.random as jr
-from jax import Array
-from jaxtyping import Float, PRNGKeyArray
+from collections.abc import Callable
+from typing import Any
 
-from .._types import Activation
+import jax
+from jax import Array
+from jaxtyping import Float
+
 from .attention import Attention
-from .linear import layer_norm
 from .mesh_axes import automatic
 from .mlp import MLP
 from .module import Module
 from .stack import Index, Policy
 
 
+Part = Callable[[Array], Array]
+
+
 class Block(Module):
-    """A pre-norm transformer block: OpenCLIP's `ResidualAttentionBlock`."""
+    """A pre-norm transformer block of these parts: OpenCLIP's `ResidualAttentionBlock`.
 
-    ln_1: eqx.nn.LayerNorm
-    attn: Attention
-    ln_2: eqx.nn.LayerNorm
-    mlp: MLP
+    Norms map one token to one, attention and MLP a row of tokens to another.
+    """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        mlp_width: int,
-        *,
-        activation: Activation,
-        causal: bool,
-        key: PRNGKeyArray,
-    ):
-        attn_key, mlp_key = jr.split(key)
-        self.ln_1 = layer_norm(width)
-        self.attn = Attention(width, num_heads, causal=causal, key=attn_key)
-        self.ln_2 = layer_norm(width)
-        self.mlp = MLP(width, mlp_width, width, activation=activation, key=mlp_key)
+    ln_1: Part
+    attn: Part
+    ln_2: Part
+    mlp: Part
 
     @property
     def policy(self) -> Policy:
@@ -64,5 +53,6 @@ class Block(Module):
         """`self(x)[i]`, in a standard block without computing what other tokens alone need."""
         if not self.is_standard:
             return self(x)[i]
-        y = x[i] + self.attn.at(jax.vmap(self.ln_1)(x), i)
+        attn: Any = self.attn
+        y = x[i] + attn.at(jax.vmap(self.ln_1)(x), i)
         return y + self.mlp(self.ln_2(y))

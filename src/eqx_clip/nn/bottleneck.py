@@ -4,7 +4,6 @@ import itertools
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
@@ -57,7 +56,7 @@ class Bottleneck(Module):
         self.conv2 = Conv2d(width, width, 3, padding=1, use_bias=False, key=keys[1])
         self.bn2 = BatchNorm2d(width)
         self.conv3 = Conv2d(width, out_channels, 1, use_bias=False, key=keys[2])
-        self.bn3 = _with_zero_weight(BatchNorm2d(out_channels))
+        self.bn3 = BatchNorm2d(out_channels, gain=0.0)
         is_plain = stride == 1 and in_channels == out_channels
         self.downsample = (
             None if is_plain else Downsample(in_channels, out_channels, stride, key=keys[3])
@@ -101,7 +100,3 @@ def normalized(
 ) -> Float[Array, "rows columns out"]:
     """Convolution and normalisation, in at least float32."""
     return norm(conv(x, dtype=at_least_float32(x.dtype)))
-
-
-def _with_zero_weight(norm: BatchNorm2d) -> BatchNorm2d:
-    return eqx.tree_at(lambda norm: norm.weight, norm, jnp.zeros_like(norm.weight))

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import DTypeLike, Float, PRNGKeyArray
 
 from .._types import at_least_float32
-from .linear import uniform
+from .initializers import torch_default
 from .mesh_axes import automatic
 
 
@@ -41,9 +41,9 @@ class Conv2d(eqx.Module):
         key: PRNGKeyArray,
     ):
         weight_key, bias_key = jr.split(key)
-        bound = (in_channels * size**2) ** -0.5
-        self.weight = uniform(weight_key, (out_channels, in_channels, size, size), bound)
-        self.bias = uniform(bias_key, (out_channels,), bound) if use_bias else None
+        init = torch_default(in_channels * size**2)
+        self.weight = init(weight_key, (out_channels, in_channels, size, size))
+        self.bias = init(bias_key, (out_channels,)) if use_bias else None
         self.stride, self.padding = stride, padding
 
     @automatic

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jaxtyping import Float, PRNGKeyArray
 
 from .._types import at_least_float32
-from .linear import normal
+from .initializers import Initializer
 
 
 class DepthwiseConv2d(eqx.Module):
@@ -19,8 +19,8 @@ class DepthwiseConv2d(eqx.Module):
     weight: Float[Array, "channels 1 size size"]
     bias: Float[Array, " channels"]
 
-    def __init__(self, channels: int, size: int, *, std: float, key: PRNGKeyArray):
-        self.weight = normal(key, (channels, 1, size, size), std)
+    def __init__(self, channels: int, size: int, *, weight_init: Initializer, key: PRNGKeyArray):
+        self.weight = weight_init(key, (channels, 1, size, size))
         self.bias = jnp.zeros(channels, jnp.float32)
 
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "height width c"]:

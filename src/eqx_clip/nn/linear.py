@@ -1,4 +1,4 @@
-"""Linear layers and norms, initialised as PyTorch does, and how they are applied to rows."""
+"""Linear layers and norms, and how they are applied to rows."""
 
 import equinox as eqx
 import jax
@@ -7,20 +7,32 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-
-def normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float) -> Array:
-    """Float32 whatever JAX's default is, so that a seed means the same model in 64-bit mode."""
-    return std * jr.normal(key, shape, jnp.float32)
+from .initializers import Initializer, torch_default
 
 
-def uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
-    """Float32 between -`bound` and `bound`."""
-    return jr.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
+def linear(
+    width: int,
+    out: int,
+    *,
+    use_bias: bool = True,
+    weight_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
+    key: PRNGKeyArray,
+) -> eqx.nn.Linear:
+    """A linear layer; what is not said of its initialisation is PyTorch's."""
+    weight_key, bias_key = jr.split(key)
+    default = torch_default(width)
+    # Its own values are never used, so they need no key of their own.
+    layer = eqx.nn.Linear(width, out, use_bias=use_bias, dtype=jnp.float32, key=key)
+    weight = (weight_init or default)(weight_key, (out, width))
+    bias = (bias_init or default)(bias_key, (out,)) if use_bias else None
+    return eqx.tree_at(
+        lambda layer: (layer.weight, layer.bias), layer, (weight, bias), is_leaf=_is_none
+    )
 
 
-def linear(width: int, out: int, *, use_bias: bool = True, key: PRNGKeyArray) -> eqx.nn.Linear:
-    """A linear layer, initialised as PyTorch does."""
-    return eqx.nn.Linear(width, out, use_bias=use_bias, dtype=jnp.float32, key=key)
+def _is_none(leaf: object) -> bool:
+    return leaf is None
 
 
 def layer_norm(width: int, eps: float = 1e-5) -> eqx.nn.LayerNorm:

@@ -34,15 +34,15 @@ def automatic(
         if mesh is None:
             return function(*args, **kwargs)
 
-        def of_arrays(arrays: Any) -> Any:
-            args, kwargs = eqx.combine(arrays, rest)
+        def on_arrays(arrays: Any) -> Any:
+            args, kwargs = eqx.combine(arrays, static)
             return function(*args, **kwargs)
 
-        arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+        arrays, static = eqx.partition((args, kwargs), eqx.is_array)
         if mesh == context:  # so that gradients of what lies on no mesh yet lie on this one
             arrays = jax.tree.map(lambda x: reshard(x, P()) if _mesh(x).empty else x, arrays)
         where = NamedSharding(mesh, out_spec(*args, **kwargs))
-        return jax.sharding.auto_axes(of_arrays, axes=_explicit(mesh), out_sharding=where)(arrays)
+        return jax.sharding.auto_axes(on_arrays, axes=_explicit(mesh), out_sharding=where)(arrays)
 
     return call  # pyright: ignore[reportReturnType]
 

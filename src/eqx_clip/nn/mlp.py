@@ -7,11 +7,15 @@ from jaxtyping import Float, PRNGKeyArray
 
 from .._types import Activation
 from .activations import ACTIVATIONS
+from .initializers import Initializer
 from .linear import linear, over_last
 
 
 class MLP(eqx.Module):
-    """Two linear layers around an activation, along the last axis."""
+    """Two linear layers around an activation, along the last axis.
+
+    What is not said of their initialisation is PyTorch's.
+    """
 
     up: eqx.nn.Linear
     down: eqx.nn.Linear
@@ -25,11 +29,21 @@ class MLP(eqx.Module):
         *,
         activation: Activation,
         use_final_bias: bool = True,
+        up_init: Initializer | None = None,
+        down_init: Initializer | None = None,
+        bias_init: Initializer | None = None,
         key: PRNGKeyArray,
     ):
         up_key, down_key = jr.split(key)
-        self.up = linear(width, hidden, key=up_key)
-        self.down = linear(hidden, out, use_bias=use_final_bias, key=down_key)
+        self.up = linear(width, hidden, weight_init=up_init, bias_init=bias_init, key=up_key)
+        self.down = linear(
+            hidden,
+            out,
+            use_bias=use_final_bias,
+            weight_init=down_init,
+            bias_init=bias_init,
+            key=down_key,
+        )
         self.activation = activation
 
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... out"]:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,19 +20,16 @@ Index = int | Int[Array, ""]
 Policy = Callable[..., bool] | None  # of `jax.checkpoint`; None keeps the inputs only
 
 
-class ShapePreserving(Protocol):
-    def __call__(self, x: Array, /) -> Array: ...
-
-
-BlockT = TypeVar("BlockT", bound=ShapePreserving)
+BlockT = TypeVar("BlockT", bound=Callable[..., Array])
 
 
 class Stack(Module, Generic[BlockT]):
     """Equal blocks as one block whose arrays have a leading depth axis, applied by `lax.scan`.
 
     Compile time and program size do not grow with depth. `stack[3]` is the fourth block,
-    `stack[-6:]` a stack of the last six, `len(stack)` the depth. A block may say by an attribute
-    `policy` what is kept of it for the gradient; otherwise all is.
+    `stack[-6:]` a stack of the last six, `len(stack)` the depth. What else the stack is called with
+    is shared: each block is called with the same, such as a table of positions. A block may say by
+    an attribute `policy` what is kept of it for the gradient; otherwise all is.
     """
 
     block: BlockT
@@ -53,27 +50,29 @@ class Stack(Module, Generic[BlockT]):
         return jax.tree.map(lambda leaf: leaf[i], self.block)
 
     @automatic
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "..."], *shared: PyTree) -> Float[Array, "..."]:
         """The last block's output."""
-        return _scan(self.block, x, keep_all=False)[0]
+        return _scan(self.block, x, shared, keep_all=False)[0]
 
     @automatic
-    def intermediates(self, x: Float[Array, "..."]) -> Float[Array, "depth ..."]:
+    def intermediates(self, x: Float[Array, "..."], *shared: PyTree) -> Float[Array, "depth ..."]:
         """Every block's output."""
-        return _scan(self.block, x, keep_all=True)[1]
+        return _scan(self.block, x, shared, keep_all=True)[1]
 
 
 # Compiled here, since an eager `lax.scan` has a new body at each call and compiles anew each time.
 @eqx.filter_jit
-def _scan(block: PyTree, x: Array, *, keep_all: bool) -> tuple[Array, PyTree]:
-    def call(block, x):
-        return block(x)
+def _scan(
+    block: PyTree, x: Array, shared: tuple[PyTree, ...], *, keep_all: bool
+) -> tuple[Array, PyTree]:
+    def call(block, x, *shared):
+        return block(x, *shared)
 
     if hasattr(block, "policy"):
         call = jax.checkpoint(call, policy=block.policy, prevent_cse=False)
 
     def step(x, block):
-        y = call(block, x)
+        y = call(block, x, *shared)
         return y, y if keep_all else None
 
     return jax.lax.scan(step, widened(x, block), block)

@@ -25,17 +25,18 @@ from .._checks import (
 from .._types import Count, Head, Input, Real, Size
 from ..nn.depthwise import DepthwiseConv2d
 from ..nn.flops import parameters
+from ..nn.initializers import normal, zeros
 from ..nn.layer_groups import LayerGroups, along_depth
-from ..nn.linear import layer_norm, linear, normal
+from ..nn.linear import layer_norm, linear
 from ..nn.mesh_axes import automatic
 from ..nn.mlp import MLP
 from ..nn.module import Module
-from ..nn.patch_conv import LayerT, PatchConv2d, with_weight
+from ..nn.patch_conv import PatchConv2d
 from ..nn.stack import Stack
 
 
 # timm cuts its normal at +-2, a hundred standard deviations away: no cut at all.
-TIMM_STD = 0.02
+INIT = normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,14 +93,18 @@ class ConvNeXtBlock(Module):
     gamma: Float[Array, " width"]
 
     def __init__(self, width: int, norm_eps: float, *, key: PRNGKeyArray):
-        conv_key, mlp_key, up_key, down_key = jr.split(key, 4)
-        self.conv = DepthwiseConv2d(width, 7, std=TIMM_STD, key=conv_key)
+        conv_key, mlp_key = jr.split(key)
+        self.conv = DepthwiseConv2d(width, 7, weight_init=INIT, key=conv_key)
         self.norm = layer_norm(width, norm_eps)
-        mlp = MLP(width, 4 * width, width, activation="gelu", key=mlp_key)
-        self.mlp = eqx.tree_at(
-            lambda mlp: (mlp.up, mlp.down),
-            mlp,
-            (_timm_init(mlp.up, key=up_key), _timm_init(mlp.down, key=down_key)),
+        self.mlp = MLP(
+            width,
+            4 * width,
+            width,
+            activation="gelu",
+            up_init=INIT,
+            down_init=INIT,
+            bias_init=zeros,
+            key=mlp_key,
         )
         self.gamma = jnp.full(width, 1e-6, jnp.float32)
 
@@ -118,7 +123,7 @@ class Downsample(eqx.Module):
 
     def __init__(self, width: int, out: int, norm_eps: float, *, key: PRNGKeyArray):
         self.norm = layer_norm(width, norm_eps)
-        self.conv = _timm_init(PatchConv2d(width, out, (2, 2), key=jr.clone(key)), key=key)
+        self.conv = PatchConv2d(width, out, (2, 2), weight_init=INIT, bias_init=zeros, key=key)
 
     def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "rows columns out"]:
         return self.conv(jax.vmap(jax.vmap(self.norm))(x))
@@ -160,8 +165,8 @@ class ConvNeXt(Module):
         """Initialised as OpenCLIP does: timm's trunk (normal 0.02, gamma 1e-6), PyTorch's head."""
         stem_key, stages_key, head_key = jr.split(key, 3)
         widths, eps = config.widths, config.norm_eps
-        self.stem = _timm_init(
-            PatchConv2d(3, widths[0], (4, 4), key=jr.clone(stem_key)), key=stem_key
+        self.stem = PatchConv2d(
+            3, widths[0], (4, 4), weight_init=INIT, bias_init=zeros, key=stem_key
         )
         self.stem_norm = layer_norm(widths[0], eps)
         sizes = zip((None, *widths), widths, config.depths, strict=False)
@@ -254,7 +259,3 @@ def _make_head(config: ConvNeXtConfig, key: PRNGKeyArray) -> eqx.nn.Linear | MLP
     if config.head == "linear":
         return linear(width, embed, use_bias=False, key=key)
     return MLP(width, 2 * embed, embed, activation="gelu", use_final_bias=False, key=key)
-
-
-def _timm_init(layer: LayerT, *, key: PRNGKeyArray) -> LayerT:
-    return with_weight(layer, normal(key, layer.weight.shape, TIMM_STD))

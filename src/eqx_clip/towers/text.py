@@ -1,6 +1,7 @@
 """OpenCLIP's text transformer."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,14 +23,17 @@ from .._checks import (
 )
 from .._types import Activation, Count, Input, Real, TextPooling
 from ..nn.activations import ACTIVATIONS
+from ..nn.attention import Attention
 from ..nn.block import Block
 from ..nn.flops import transformer_flops
+from ..nn.initializers import normal
 from ..nn.layer_groups import LayerGroups, transformer_groups
-from ..nn.linear import layer_norm, normal
+from ..nn.linear import layer_norm
 from ..nn.mesh_axes import automatic
+from ..nn.mlp import MLP
 from ..nn.module import Module
-from ..nn.pooled_stack import stack_at
 from ..nn.pooling import TEXT_POOLINGS as POOLINGS
+from ..nn.pooling import HighestId, LastToken
 from ..nn.stack import Stack
 
 
@@ -79,6 +83,7 @@ class TextTransformer(Module):
     token_embedding: Float[Array, "vocab width"]
     positional_embedding: Float[Array, "context width"]
     stack: Stack[Block]
+    pool: HighestId | LastToken
     ln_final: eqx.nn.LayerNorm
     proj: Float[Array, "width embed"]
     config: TextConfig = eqx.field(static=True)
@@ -87,11 +92,12 @@ class TextTransformer(Module):
         """Initialised as OpenCLIP does (`TextTransformer.init_parameters`)."""
         token_key, position_key, stack_key, proj_key = jr.split(key, 4)
         width = config.width
-        self.token_embedding = normal(token_key, (config.vocab_size, width), 0.02)
-        self.positional_embedding = normal(position_key, (config.context_length, width), 0.01)
+        self.token_embedding = normal(0.02)(token_key, (config.vocab_size, width))
+        self.positional_embedding = normal(0.01)(position_key, (config.context_length, width))
         self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
+        self.pool = POOLINGS[config.pooling]()
         self.ln_final = layer_norm(width)
-        self.proj = normal(proj_key, (width, config.embed_dim), width**-0.5)
+        self.proj = normal(width**-0.5)(proj_key, (width, config.embed_dim))
         self.config = config
 
     @property
@@ -125,11 +131,11 @@ class TextTransformer(Module):
         `ValueError` for ids outside the vocabulary.
         """
         check_ids(tokens, self.config.vocab_size)
-        block = getattr(self.stack, "block", None)
-        standard = isinstance(block, Block) and block.is_standard and block.attn.causal
-        ends = self.config.pooling == "highest_id"
-        if type(self) is TextTransformer and standard and ends:
-            return np.argmax(tokens, axis=-1) + 1
+        block: Any = getattr(self.stack, "block", None)
+        known = isinstance(block, Block) and block.is_standard
+        causal = known and getattr(block.attn, "causal", False)
+        if type(self) is TextTransformer and causal and isinstance(self.pool, HighestId):
+            return self.pool.used_lengths(tokens)
         return np.full(tokens.shape[:-1], tokens.shape[-1])
 
     @automatic
@@ -144,8 +150,7 @@ class TextTransformer(Module):
 
     @eqx.filter_jit
     def _project(self, tokens: Integer[Array, " tokens"]) -> Float[Array, " embed"]:
-        i = POOLINGS[self.config.pooling](tokens)
-        return self.ln_final(stack_at(self.stack, self._embed(tokens), i)) @ self.proj
+        return self.ln_final(self.pool(self.stack, self._embed(tokens), tokens)) @ self.proj
 
     def _check(self, tokens: Input) -> Integer[Array, " tokens"]:
         return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
@@ -156,29 +161,27 @@ class TextTransformer(Module):
 
 
 def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
-    block_key, qkv_key, out_key, up_key, down_key = jr.split(key, 5)
-    width, mlp_width = config.width, int(config.width * config.mlp_ratio)
-    block = Block(
-        width,
-        config.num_heads,
-        mlp_width,
-        activation=config.activation,
-        causal=config.causal,
-        key=block_key,
-    )
-    residual_std = width**-0.5 * (2 * config.depth) ** -0.5
-    return eqx.tree_at(
-        lambda block: (
-            block.attn.qkv.weight,
-            block.attn.out.weight,
-            block.mlp.up.weight,
-            block.mlp.down.weight,
+    attn_key, mlp_key = jr.split(key)
+    width = config.width
+    residual = normal(width**-0.5 * (2 * config.depth) ** -0.5)
+    return Block(
+        ln_1=layer_norm(width),
+        attn=Attention(
+            width,
+            config.num_heads,
+            causal=config.causal,
+            qkv_init=normal(width**-0.5),
+            out_init=residual,
+            key=attn_key,
         ),
-        block,
-        (
-            normal(qkv_key, (3 * width, width), width**-0.5),
-            normal(out_key, (width, width), residual_std),
-            normal(up_key, (mlp_width, width), (2 * width) ** -0.5),
-            normal(down_key, (width, mlp_width), residual_std),
+        ln_2=layer_norm(width),
+        mlp=MLP(
+            width,
+            int(width * config.mlp_ratio),
+            width,
+            activation=config.activation,
+            up_init=normal((2 * width) ** -0.5),
+            down_init=residual,
+            key=mlp_key,
         ),
     )

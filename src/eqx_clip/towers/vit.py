@@ -25,14 +25,18 @@ from .._checks import (
 )
 from .._types import Activation, Count, ImagePooling, Input, Real, Size
 from ..nn.activations import ACTIVATIONS
+from ..nn.attention import Attention
 from ..nn.block import Block
 from ..nn.flops import transformer_flops
+from ..nn.initializers import normal
 from ..nn.layer_groups import LayerGroups, transformer_groups
-from ..nn.linear import layer_norm, normal
+from ..nn.linear import layer_norm
 from ..nn.mesh_axes import automatic
+from ..nn.mlp import MLP
 from ..nn.module import Module
 from ..nn.patch_conv import PatchConv2d
 from ..nn.pooling import IMAGE_POOLINGS as POOLINGS
+from ..nn.pooling import ClassToken, MeanPatch
 from ..nn.stack import Stack
 
 
@@ -96,6 +100,7 @@ class VisionTransformer(Module):
     positional_embedding: Float[Array, "tokens width"]
     ln_pre: eqx.nn.LayerNorm | None
     stack: Stack[Block]
+    pool: ClassToken | MeanPatch
     ln_post: eqx.nn.LayerNorm
     proj: Float[Array, "width embed"]
     config: ViTConfig = eqx.field(static=True)
@@ -104,14 +109,15 @@ class VisionTransformer(Module):
         """Initialised as OpenCLIP does: PyTorch's defaults, and 1/sqrt(width) for embeddings."""
         patch_key, class_key, position_key, stack_key, proj_key = jr.split(key, 5)
         width, patch_size = config.width, pair(config.patch_size)
-        tokens, scale = 1 + math.prod(config.grid), config.width**-0.5
+        tokens, init = 1 + math.prod(config.grid), normal(config.width**-0.5)
         self.patch = PatchConv2d(3, width, patch_size, use_bias=False, key=patch_key)
-        self.class_embedding = normal(class_key, (width,), scale)
-        self.positional_embedding = normal(position_key, (tokens, width), scale)
+        self.class_embedding = init(class_key, (width,))
+        self.positional_embedding = init(position_key, (tokens, width))
         self.ln_pre = layer_norm(width) if config.norm_pre else None
         self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
+        self.pool = POOLINGS[config.pooling]()
         self.ln_post = layer_norm(width)
-        self.proj = normal(proj_key, (width, config.embed_dim), scale)
+        self.proj = init(proj_key, (width, config.embed_dim))
         self.config = config
 
     @property
@@ -169,7 +175,7 @@ class VisionTransformer(Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, " embed"]:
         x = self._embed(image, patch_dropout, key)
-        return self.ln_post(POOLINGS[self.config.pooling](self.stack, x)) @ self.proj
+        return self.ln_post(self.pool(self.stack, x)) @ self.proj
 
     def _check(self, image: Input) -> Float[Array, "3 height width_px"]:
         return check_image(image, pair(self.config.image_size))
@@ -191,11 +197,11 @@ class VisionTransformer(Module):
 
 
 def _make_block(config: ViTConfig, key: PRNGKeyArray) -> Block:
+    attn_key, mlp_key = jr.split(key)
+    width, hidden = config.width, int(config.width * config.mlp_ratio)
     return Block(
-        config.width,
-        config.num_heads,
-        int(config.width * config.mlp_ratio),
-        activation=config.activation,
-        causal=False,
-        key=key,
+        ln_1=layer_norm(width),
+        attn=Attention(width, config.num_heads, key=attn_key),
+        ln_2=layer_norm(width),
+        mlp=MLP(width, hidden, width, activation=config.activation, key=mlp_key),
     )

@@ -1,6 +1,5 @@
 """The loss and retrieval of a whole validation set."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -84,7 +83,7 @@ def validate(
     image_features, text_features = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
     check_features(image_features, text_features)
     retrieval = _retrieval(image_features, text_features, groups, chunk_size)
-    scale = math.exp(float(np.asarray(model.logit_scale)))
+    scale = float(model.scale)
     bias = None if model.logit_bias is None else np.asarray(model.logit_bias)
     losses = [_LOSSES[objective](pair, scale, bias, chunk_size) for pair in gathered]
     sizes = [len(images) for images, _ in gathered]
@@ -182,10 +181,10 @@ def _sigmoid_loss(features: Pair, scale: float, bias: AnyArray, chunk_size: Coun
     images, texts = features
     bias = jax.device_put(bias)
 
-    def of_rows(queries: Array, keys: Array, targets: AnyArray) -> Array:
+    def nll(queries: Array, keys: Array, targets: AnyArray) -> Array:
         return _pairwise_nll(queries, keys, targets, bias)
 
-    by_image = by_rows(of_rows, images * scale, texts, np.arange(len(images)), chunk_size)
+    by_image = by_rows(nll, images * scale, texts, np.arange(len(images)), chunk_size)
     return float(np.mean(by_image))
 
 

@@ -92,5 +92,5 @@ def on_one_device(model: ModelT) -> ModelT:
         whole = leaf if leaf.is_fully_addressable else process_allgather(leaf, tiled=True)
         return jax.device_put(whole, device)
 
-    arrays, rest = eqx.partition(model, lambda leaf: isinstance(leaf, Array))
-    return eqx.combine(jax.tree.map(moved, arrays), rest)
+    arrays, static = eqx.partition(model, lambda leaf: isinstance(leaf, Array))
+    return eqx.combine(jax.tree.map(moved, arrays), static)

@@ -280,5 +280,5 @@ class Checkpointer:
         sums = checksums(arrays)
         wrong = [name for name, value in sums.items() if about["checksums"].get(name) != value]
         if wrong:
-            what = f"the values of {wrong[:_SHOWN]} are not those that were saved"
-            raise ValueError(self._damaged(step, what))
+            problem = f"the values of {wrong[:_SHOWN]} are not those that were saved"
+            raise ValueError(self._damaged(step, problem))

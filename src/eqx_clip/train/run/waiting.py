@@ -77,10 +77,10 @@ def _words(
                 source, launcher = f", as {name} says ({count_name}={count})", f"by `{command}`"
                 break
     host = socket.gethostname()
-    who = "1" if process is None else f"1, process {process}"
+    number = "1" if process is None else f"1, process {process}"
     everyone = "all processes of the run" if count is None else f"{count} processes"
     return (
-        f"{everyone}{source}; here is {who}, on {host}.",
+        f"{everyone}{source}; here is {number}, on {host}.",
         f"Start all of them, {launcher}; or this one alone: --num-processes 1, or "
         "`initialize(num_processes=1)`.",
     )

@@ -60,10 +60,10 @@ def value_and_grad_in_parts(
 def _value_and_grads(
     loss: Callable[[ModelT, Features], Float[Array, ""]], model: ModelT, features: Features
 ) -> tuple[Array, tuple[ModelT, Features]]:
-    def of_both(both: tuple[ModelT, Features]) -> Array:
+    def joint_loss(both: tuple[ModelT, Features]) -> Array:
         return loss(*both)
 
-    return eqx.filter_value_and_grad(of_both)((model, features))
+    return eqx.filter_value_and_grad(joint_loss)((model, features))
 
 
 def _split(x: Array, parts: int, mesh: Mesh | None) -> Array:
@@ -79,9 +79,9 @@ def _split(x: Array, parts: int, mesh: Mesh | None) -> Array:
 def _merge(chunks: Array, mesh: Mesh | None) -> Array:
     """What `_split` took apart."""
     devices = 1 if mesh is None else mesh.size
-    parts, rows, *rest = chunks.shape
-    by_device = chunks.reshape(parts, devices, rows // devices, *rest)
-    x = by_device.swapaxes(0, 1).reshape(parts * rows, *rest)
+    parts, rows, *shape = chunks.shape
+    by_device = chunks.reshape(parts, devices, rows // devices, *shape)
+    x = by_device.swapaxes(0, 1).reshape(parts * rows, *shape)
     if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(AXES)))

@@ -186,15 +186,15 @@ class _Rematerialised(eqx.Module, Generic[BlockT]):
         own = _POLICIES[self.remat]
         return getattr(self.block, "policy", own) if self.remat == "none" else own
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *shared: PyTree) -> Array:
         block: Any = self._gathered(self.block)
-        return block(x)
+        return block(x, *shared)
 
-    def at(self, x: Array, i: Index) -> Array:
-        def gathered(block: BlockT, x: Array, i: Index) -> Array:
-            return block_at(self._gathered(block), x, i)
+    def at(self, x: Array, i: Index, *shared: PyTree) -> Array:
+        def gathered(block: BlockT, x: Array, i: Index, *shared: PyTree) -> Array:
+            return block_at(self._gathered(block), x, i, *shared)
 
-        return jax.checkpoint(gathered, policy=self.policy)(self.block, x, i)
+        return jax.checkpoint(gathered, policy=self.policy)(self.block, x, i, *shared)
 
     def _gathered(self, block: BlockT) -> BlockT:
         if self.places is None:

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
@@ -50,7 +49,7 @@ class Softmax:
             )
 
     def scalars(self, model: CLIP) -> tuple[Array, ...]:
-        return (jnp.exp(model.logit_scale),)
+        return (model.scale,)
 
     def loss(self, *features_and_scalars: Array, axis_name: Any = None) -> Float[Array, ""]:
         return clip_loss(*features_and_scalars, axis_name=axis_name)
@@ -71,7 +70,7 @@ class Sigmoid:
 
     def scalars(self, model: CLIP) -> tuple[Array, ...]:
         assert model.logit_bias is not None  # checked
-        return jnp.exp(model.logit_scale), model.logit_bias
+        return model.scale, model.logit_bias
 
     def loss(self, *features_and_scalars: Array, axis_name: Any = None) -> Float[Array, ""]:
         return siglip_loss(*features_and_scalars, axis_name=axis_name)

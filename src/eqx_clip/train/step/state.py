@@ -72,7 +72,7 @@ def init_state(
     else:
         where = shardings(jax.eval_shape(make_opt_state, params), mesh, rules)
         opt_state = jax.jit(make_opt_state, out_shardings=where)(params)
-    rest = jnp.zeros((), jnp.int32), key, LossScale() if scale_loss else None
-    step, key, loss_scale = copied(rest)
+    scale = LossScale() if scale_loss else None
+    step, key, loss_scale = copied((jnp.zeros((), jnp.int32), key, scale))
     average = copied(model) if ema else None
     return TrainState(model, opt_state, step, average, key, loss_scale)

@@ -122,7 +122,7 @@ def make_train_step(
         model = _clamp(eqx.apply_updates(state.model, updates))
         metrics = {
             "loss": value,
-            "logit_scale": jnp.exp(state.model.logit_scale),
+            "logit_scale": state.model.scale,
             "grad_norm": optax.tree.norm(grads),
         }
         ema, loss_scale = state.ema, state.loss_scale
