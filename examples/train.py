@@ -450,21 +450,19 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
     model = options.model
     sizes: Any = {"image_size": model.image_size, "context_length": model.context_len}
     if not model.is_new:
-        return with_initial_temperature(
-            eqx_clip.load(model.model_name, model.pretrained, **sizes), model
-        )
+        return with_temperature(eqx_clip.load(model.model_name, model.pretrained, **sizes), model)
     config: Any = model.model_name
     if config.endswith(".json"):
         config = json.loads(Path(config).read_text())
 
     def make(key: jax.Array) -> eqx_clip.CLIP:
-        return with_initial_temperature(eqx_clip.create(config, key=key, **sizes), model)
+        return with_temperature(eqx_clip.create(config, key=key, **sizes), model)
 
     key = jax.random.key(options.run.seed)
     return eqx.filter_eval_shape(make, key) if skeleton else make(key)
 
 
-def with_initial_temperature(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
+def with_temperature(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     """The temperature and the bias that training begins with."""
     scale, bias = options.temp_init, model.logit_bias
     if options.siglip and bias is None:  # as the paper begins
@@ -503,28 +501,23 @@ def make_optimizer(options: Options, total: int):
     if warmup != settings.n_warmup_steps:
         words = "A warmup of %d steps is longer than the run of %d steps, or as long: taking %d."
         logger.warning(f"{words} Say --n-warmup-steps.", settings.n_warmup_steps, total, warmup)
-    warmup_options = {"warmup_steps": warmup, "warmup_init": settings.warmup_init}
+    ramp = {"warmup_steps": warmup, "warmup_init": settings.warmup_init}
     if settings.learning_rate_scheduler == "cosine":
-        schedule = train.cosine_schedule(
-            settings.learning_rate, total_steps=total, **warmup_options
-        )
+        schedule = train.cosine_schedule(settings.learning_rate, total_steps=total, **ramp)
     else:
-        schedule = train.constant_schedule(settings.learning_rate, **warmup_options)
-    others = {
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-        "layer_decay": settings.layer_decay,
-    }
-    optimizer = train.adamw(schedule, b1=settings.beta1, b2=settings.beta2, **others)
+        schedule = train.constant_schedule(settings.learning_rate, **ramp)
+    moments = {"b1": settings.beta1, "b2": settings.beta2, "eps": settings.eps}
+    decay = {"weight_decay": settings.weight_decay, "layer_decay": settings.layer_decay}
+    optimizer = train.adamw(schedule, **moments, **decay)
     if settings.grad_clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(settings.grad_clip_norm), optimizer)
     return optimizer, schedule
 
 
 def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh):
-    settings, learns = options.model, None
+    settings, trainable = options.model, None
     if settings.lock_image is not None or settings.lock_text is not None:
-        learns = train.trainable(
+        trainable = train.trainable(
             model, image_groups=settings.lock_image, text_groups=settings.lock_text
         )
     return train.make_train_step(
@@ -536,7 +529,7 @@ def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh
         remat="full" if settings.grad_checkpoint else settings.remat,
         patch_dropout=settings.patch_dropout,
         ema_decay=options.optimizer.ema_decay,
-        trainable=learns,
+        trainable=trainable,
     )
 
 
@@ -558,15 +551,15 @@ class Loop:
 def open_loop(setup: Setup, state: train.TrainState, folder: str) -> Iterator[Loop]:
     options, run = setup.options, setup.options.run
     steps = dataclasses.replace(setup.steps, start=int(state.step))
-    start: Any = {"start_step": steps.start}
+    resume: Any = {"start_step": steps.start}
     writers: Any = {"tensorboard": run.tensorboard, "wandb_project": run.wandb_project}
     with contextlib.ExitStack() as stack:
-        console, meter = train.Console(steps.total, **start), train.Meter()
+        console, meter = train.Console(steps.total, **resume), train.Meter()
         config = dataclasses.asdict(options)
-        loggers = [console, *train.make_loggers(folder, config=config, **writers, **start)]
+        loggers = [console, *train.make_loggers(folder, config=config, **writers, **resume)]
         for log in loggers:
             stack.callback(log.close)
-        data = feed(options, "train", setup.examples.source, state.model, **start)
+        data = feed(options, "train", setup.examples.source, state.model, **resume)
         batches = train.prefetch(stack.enter_context(data), setup.mesh, text=state.model.text)
         stack.enter_context(contextlib.closing(batches))
         preemption = stack.enter_context(train.Preemption())
@@ -584,7 +577,7 @@ def fit(
 
     None if a SIGTERM stopped the run, which is saved then.
     """
-    run, source, before = setup.options.run, setup.examples.source, None
+    run, source, previous = setup.options.run, setup.examples.source, None
     save_steps = run.checkpoint_steps or run.checkpoint_freq * setup.steps.per_epoch or None
     saves = train.SaveSchedule(steps=save_steps, minutes=run.checkpoint_minutes)
     with open_loop(setup, state, checkpointer.folder) as loop:
@@ -592,17 +585,17 @@ def fit(
         for step, batch in enumerate(loop.batches, loop.steps.start + 1):
             if loop.steps.begins_later_epoch(step):  # so that a run stopped before does it
                 evaluate_after(setup, loop, step - 1, state)
-            profile_from(setup, loop, step, checkpointer.folder)
+            profile_around(setup, loop, step, checkpointer.folder)
             state, metrics = take_step(setup, loop, step, state, batch)
-            if before is not None:  # the step before: this one is still being computed
-                train.check_finite(*before, source.where, checkpointer)
-            before = step, metrics, batch["index"]
+            if previous is not None:  # this step is still being computed
+                train.check_finite(*previous, source.where, checkpointer)
+            previous = step, metrics, batch["index"]
             if loop.steps.is_logged(step):
                 log_step(setup, loop, step, metrics)
             loop.console.advance(step)
             stops = loop.preemption.should_stop(step)
             if saves.due(step) or stops or step == loop.steps.total:
-                train.check_finite(*before, source.where, checkpointer)
+                train.check_finite(*previous, source.where, checkpointer)
                 loop.watchdog.beat(f"the checkpoint of step {step}", limit=HOUR)
                 checkpointer.save(step, state)
                 loop.meter.reset()
@@ -644,7 +637,7 @@ def evaluate_after(setup: Setup, loop: Loop, step: int, state: train.TrainState)
     loop.meter.reset()
 
 
-def profile_from(setup: Setup, loop: Loop, step: int, folder: str) -> None:
+def profile_around(setup: Setup, loop: Loop, step: int, folder: str) -> None:
     profiled = loop.steps.profiled(setup.options.run.profile_steps)
     if profiled and step == profiled.start:
         loop.profile.enter_context(jax.profiler.trace(f"{folder}/profile"))
@@ -712,9 +705,7 @@ def add_note(note: str) -> Iterator[None]:
         raise
 
 
-def print_error(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def print_error(kind: type, error: BaseException, trace: TracebackType | None) -> None:
     """An error in one message, with what helps: a `sys.excepthook`."""
     expected = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError)
     text = str(error) if isinstance(error, expected) and str(error) else f"{kind.__name__}: {error}"
