@@ -36,7 +36,7 @@ from start import save_weights
 
 import eqx_clip
 from eqx_clip import train
-from eqx_clip.train.run.prefetch import TEXT_LENGTHS
+from eqx_clip.tokenizers.text_lengths import text_length
 
 
 Batch = dict[str, np.ndarray]
@@ -107,7 +107,7 @@ def draw_lengths(captions: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def cut_to(lengths: np.ndarray) -> int:
-    return next((n for n in TEXT_LENGTHS if lengths.max() <= n), CONTEXT)
+    return text_length(int(lengths.max()), CONTEXT, training=True)
 
 
 def cut(tokens: np.ndarray) -> np.ndarray:

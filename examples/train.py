@@ -44,6 +44,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {error}. Training needs more than the library: pip install 'eqx_clip[train]'")
 
 STOPPED = 75  # the exit code of a run that can be started again: EX_TEMPFAIL, as `Watchdog`'s
+HOUR = 3600  # seconds: what a compilation, or a checkpoint, may take
 
 # --- Options ---------------------------------------------------------------------------------
 
@@ -196,15 +197,14 @@ class Run:
 
 
 # Options that must be equal for a run to go on, since its steps would not be the same.
-OF_STEP = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
-OF_DATA = ("global_batch_size", "augment_scale", "draft", "empty_captions")
+STEP_OPTIONS = ("siglip", "dtype", "patch_dropout", "lock_image", "lock_text")
+DATA_OPTIONS = ("global_batch_size", "augment_scale", "draft", "empty_captions")
 # Those that may differ between processes: where they are, and where they find and keep things.
-OF_PROCESS = (
+PROCESS_OPTIONS = (
     *("coordinator_address", "process_id", "workers", "export_dir"),
     *("train_path", "valid_path", "zero_shot_path", "zero_shot_names", "image_root"),
 )
-# The least that they may be.
-LEAST = {
+MINIMUM = {
     **dict.fromkeys(("train_n_samples", "valid_n_samples", "global_batch_size", "n_epochs"), 1),
     **dict.fromkeys(("checkpoint_steps", "checkpoint_keep", "accumulate"), 1),
     **dict.fromkeys(("workers", "lock_image", "lock_text", "n_warmup_steps", "seed"), 0),
@@ -231,8 +231,8 @@ class Options:
             if value is None:
                 continue
             option = f"--{name.replace('_', '-')}"
-            if name in LEAST and not value >= LEAST[name]:
-                raise ValueError(f"{option} must be at least {LEAST[name]}; got {value}.")
+            if name in MINIMUM and not value >= MINIMUM[name]:
+                raise ValueError(f"{option} must be at least {MINIMUM[name]}; got {value}.")
             if name in BELOW_ONE and not value < 1:
                 raise ValueError(f"{option} must be less than 1; got {value}.")
             if name in ABOVE_ZERO and not value > 0:
@@ -268,15 +268,15 @@ class Options:
     @property
     def shared(self) -> dict[str, Any]:
         """What all processes of a run must say alike."""
-        return {name: value for name, value in self.by_name.items() if name not in OF_PROCESS}
+        return {name: value for name, value in self.by_name.items() if name not in PROCESS_OPTIONS}
 
     @property
-    def of_run(self) -> dict[str, Any]:
+    def resumable(self) -> dict[str, Any]:
         """What must be equal for a run to go on."""
         return {
-            "step": {name: getattr(self.model, name) for name in OF_STEP},
+            "step": {name: getattr(self.model, name) for name in STEP_OPTIONS},
             "optimizer": dataclasses.replace(self.optimizer, accumulate=1),
-            "data": {name: getattr(self.data, name) for name in OF_DATA},
+            "data": {name: getattr(self.data, name) for name in DATA_OPTIONS},
             "seed": self.run.seed,
         }
 
@@ -287,113 +287,152 @@ logger = logging.getLogger("train")
 
 
 @dataclasses.dataclass(frozen=True)
+class Split:
+    """The examples of training, or of validation."""
+
+    source: Any
+    fingerprint: str
+    steps_per_epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Setup:
     """What does not change during a run."""
 
     options: Options
     mesh: Mesh
-    source: datasets.AbstractSource
+    examples: Split
+    steps: train.RunSteps
     schedule: optax.Schedule
+    make_state: Callable[..., train.TrainState]
     step: train.TrainStep
     evaluate: Callable[[eqx_clip.CLIP], dict[str, float]]
-    total: int
 
 
 def main(options: Options) -> None:
-    data, run, batch_size = options.data, options.run, options.data.global_batch_size
+    data, run = options.data, options.run
     train.initialize(run.coordinator_address, run.num_processes, run.process_id)
-    first, label = jax.process_index() == 0, f"process {jax.process_index()}"
-    logging.basicConfig(format=f"%(asctime)s {label} %(levelname)s %(message)s")
-    logging.getLogger("eqx_clip").setLevel(logging.INFO)
-    logger.setLevel(logging.INFO if first else logging.ERROR)
-    for name, value in options.by_name.items():
-        logger.info("%s: %s", name.replace("_", "-"), value)
-    if data.shuffle_buffer_size is not None:
-        logger.warning("--shuffle-buffer-size has no use any more: epochs are shuffled whole.")
-
+    start_log(options)
     mesh = sharding.make_mesh(*(run.mesh or (None, 1)))
-    sharding.check_batch_size(batch_size, mesh, options.optimizer.accumulate)
-    stand_in = SimpleNamespace(preprocess=eqx_clip.Preprocess(), tokenizer=eqx_clip.Tokenizer())
-    sources, content = {}, {}
-    for split in ("train", "valid"):
-        path, count = getattr(data, f"{split}_path"), getattr(data, f"{split}_n_samples")
-        if path is not None:
-            keys: Any = {"image_key": data.image_key, "text_key": data.text_key}
-            keys["image_root"] = data.image_root
-            with noted(f"This is of --{split}-path {path}."):
-                source = datasets.open_source(path, n_samples=count, **keys)
-            content[split] = datasets.fingerprint(source)
-            logger.info("%s: %s in %s", split, content[split], path)
-            if split == "valid":
-                source = datasets.Pairs(source, empty_captions=data.empty_captions)
-                logger.info("valid: %d captions of %d images", len(source), source.num_images)
-            sources[split] = source
-            with feed(options, split, source, stand_in, workers=0) as examples:
-                next(examples)  # what is wrong with the data shows here, before a model is loaded
-    if data.zero_shot_path is not None:
-        sources["classes"] = datasets.open_classes(
-            data.zero_shot_path, split=data.zero_shot_split, class_names=data.zero_shot_names
-        )
-        eqx_clip.Preprocess()(sources["classes"].images[0])
+    sharding.check_batch_size(data.global_batch_size, mesh, options.optimizer.accumulate)
+    paths = {"train": data.train_path, "valid": data.valid_path}
+    splits = {name: open_split(options, name, path) for name, path in paths.items() if path}
+    classes = open_classes(data)
     model = build(options, skeleton=True)
-    train.check_same(**options.shared, examples=content)
+    fingerprints = {name: split.fingerprint for name, split in splits.items()}
+    train.check_same(**options.shared, examples=fingerprints)
 
-    features = train.make_eval_step(mesh)
-    eval_step = lambda model, batch: features(model, sharding.global_batch(batch, mesh))  # noqa: E731
-    evaluation = functools.partial(evaluate, options, sources, eval_step)
-    if "train" not in sources:
-        if options.model.is_new:
-            logger.warning("The weights are new and random: to evaluate others say --pretrained.")
-            model = build(options)
-        if (values := evaluation(sharding.place(model, mesh))) and first:
-            print(json.dumps(values, indent=2))
-        return
-
-    total = run.n_epochs * (len(sources["train"]) // batch_size)
-    optimizer, schedule = make_optimizer(options, total)
-    step = make_step(options, optimizer, model, mesh)
-    setup = Setup(options, mesh, sources["train"], schedule, step, evaluation, total)
-    also: Any = {"key": jax.random.key(run.seed), "ema": options.optimizer.ema_decay is not None}
-    also |= {"scale_loss": options.model.dtype == "float16"}
-    make_state = functools.partial(train.init_state, optimizer=optimizer, **also)
+    encode = train.make_eval_step(mesh)
+    evaluation = functools.partial(evaluate, options, mesh, encode, splits.get("valid"), classes)
+    if "train" not in splits:
+        return print_evaluation(options, mesh, evaluation, model)
+    setup = make_setup(options, mesh, splits["train"], evaluation, model)
     if run.plan:
-        plan = train.plan(model, make_state, step, mesh, batch_size=batch_size, total_steps=total)
-        if first:
-            print(*(f"{name}: {value}" for name, value in plan.items()), sep="\n")
-        return
+        return print_plan(setup, model)
 
     name = Path(options.model.model_name).stem
     folder = train.run_folder(name, run.checkpoint_dir, run.resume_from_checkpoint)
-    towers = {name: getattr(model, name).config for name in ("image", "text")}
-    of_model = {"model": towers, "preprocess": model.preprocess}
-    planned = total  # steps of the run when it began
-    if folder.resumes:
-        saved = train.Checkpointer(folder.path).saved_config(folder.step)
-        planned = saved.get("steps", total)
-    config = {**options.of_run, **of_model, "examples": content["train"], "steps": planned}
-    state = make_state(build(options) if options.model.is_new else model, mesh=mesh)
+    config = checkpoint_config(setup, folder, model)
+    state = setup.make_state(build(options) if options.model.is_new else model, mesh=mesh)
     del model  # of pretrained weights; the mesh has its own
     with train.Checkpointer(folder.path, config=config, keep=run.checkpoint_keep) as checkpointer:
-        if folder.resumes:
-            state = checkpointer.restore(state, folder.step)
-            check_length(options, folder.path, planned, total, int(state.step))
-            logger.info("resumed at step %d from %s", int(state.step), folder.path)
-        checkpointer.prepare(int(state.step))
-        logger.info("%d steps, checkpoints in %s", total, folder.path)
-        if options.loss == "clip":
-            logger.info("chance level of the loss, ln(batch): %.4f", math.log(batch_size))
-        with noted(goes_on(checkpointer.folder)):
+        state = begin(setup, state, folder, checkpointer)
+        with add_note(resume_hint(checkpointer.folder)):
             state = fit(setup, state, checkpointer)
             if state is not None:
                 train.export(state.eval_model, run.export_dir or f"{folder.path}/open_clip")
     if state is None:
-        print(f"Stopped by SIGTERM. {goes_on(checkpointer.folder)}", file=sys.stderr, flush=True)
+        hint = resume_hint(checkpointer.folder)
+        print(f"Stopped by SIGTERM. {hint}", file=sys.stderr, flush=True)
         sys.exit(STOPPED)
 
 
-def check_length(options: Options, folder: str, planned: int, total: int, step: int) -> None:
+def start_log(options: Options) -> None:
+    is_first, label = jax.process_index() == 0, f"process {jax.process_index()}"
+    logging.basicConfig(format=f"%(asctime)s {label} %(levelname)s %(message)s")
+    logging.getLogger("eqx_clip").setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if is_first else logging.ERROR)
+    for name, value in options.by_name.items():
+        logger.info("%s: %s", name.replace("_", "-"), value)
+    if options.data.shuffle_buffer_size is not None:
+        logger.warning("--shuffle-buffer-size has no use any more: epochs are shuffled whole.")
+
+
+def open_split(options: Options, name: str, path: str) -> Split:
+    """What is wrong with the data of "train" or "valid" shows here, before a model is loaded."""
+    data, count = options.data, getattr(options.data, f"{name}_n_samples")
+    keys: Any = {key: getattr(data, key) for key in ("image_key", "text_key", "image_root")}
+    with add_note(f"This is of --{name}-path {path}."):
+        source = datasets.open_source(path, n_samples=count, **keys)
+    fingerprint = datasets.fingerprint(source)
+    logger.info("%s: %s in %s", name, fingerprint, path)
+    if name == "valid":
+        source = datasets.Pairs(source, empty_captions=data.empty_captions)
+        logger.info("valid: %d captions of %d images", len(source), source.num_images)
+    stand_in = SimpleNamespace(preprocess=eqx_clip.Preprocess(), tokenizer=eqx_clip.Tokenizer())
+    steps_per_epoch = feed(options, name, source, stand_in).steps_per_epoch
+    # A few examples, the same in all processes: all of them go on, or none.
+    few = {"batch_size": min(16, data.global_batch_size), "num_workers": 0}
+    with feed(options, name, source, stand_in, **few, process_index=0, process_count=1) as examples:
+        next(examples)
+    return Split(source, fingerprint, steps_per_epoch)
+
+
+def open_classes(options: Data) -> datasets.LabelledImages | None:
+    if options.zero_shot_path is None:
+        return None
+    classes = datasets.open_classes(
+        options.zero_shot_path, split=options.zero_shot_split, class_names=options.zero_shot_names
+    )
+    eqx_clip.Preprocess()(classes.images[0])  # raises where it cannot be read
+    return classes
+
+
+def make_setup(options: Options, mesh: Mesh, examples: Split, evaluation: Any, model: Any) -> Setup:
+    run = options.run
+    steps = train.RunSteps(examples.steps_per_epoch, run.n_epochs, log_every=run.log_freq)
+    optimizer, schedule = make_optimizer(options, steps.total)
+    step = make_step(options, optimizer, model, mesh)
+    extras: Any = {"key": jax.random.key(run.seed), "ema": options.optimizer.ema_decay is not None}
+    extras |= {"scale_loss": options.model.dtype == "float16"}
+    make_state = functools.partial(train.init_state, optimizer=optimizer, **extras)
+    return Setup(options, mesh, examples, steps, schedule, make_state, step, evaluation)
+
+
+def checkpoint_config(setup: Setup, folder: train.RunFolder, model: Any) -> dict[str, Any]:
+    """What must be equal for a run to go on, and how many steps it was made for."""
+    config: Any = {
+        **setup.options.resumable,
+        "model": {"image": model.image.config, "text": model.text.config},
+        "preprocess": model.preprocess,
+        "examples": setup.examples.fingerprint,
+        "steps": setup.steps.total,
+    }
+    if folder.resumes:
+        saved = train.Checkpointer(folder.path).saved_config(folder.step)
+        config["steps"] = saved.get("steps", setup.steps.total)
+    return config
+
+
+def begin(
+    setup: Setup, state: Any, folder: train.RunFolder, checkpointer: train.Checkpointer
+) -> train.TrainState:
+    """The state to train from: that of the checkpoint where the run goes on."""
+    if folder.resumes:
+        state = checkpointer.restore(state, folder.step)
+        check_length(setup, folder.path, checkpointer.config["steps"], int(state.step))
+        logger.info("resumed at step %d from %s", int(state.step), folder.path)
+    checkpointer.prepare(int(state.step))
+    logger.info("%d steps, checkpoints in %s", setup.steps.total, folder.path)
+    if setup.options.loss == "clip":
+        chance = math.log(setup.options.data.global_batch_size)
+        logger.info("chance level of the loss, ln(batch): %.4f", chance)
+    return state
+
+
+def check_length(setup: Setup, folder: str, planned: int, step: int) -> None:
     """`ValueError` where another number of steps would have had other rates, or has other ones."""
-    settings = options.optimizer
+    settings, total = setup.options.optimizer, setup.steps.total
     warmup = max(warmup_steps(settings, planned), warmup_steps(settings, total))
     constant = settings.learning_rate_scheduler == "const" and warmup <= step <= total
     if total != planned and not constant:
@@ -411,19 +450,19 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
     model = options.model
     sizes: Any = {"image_size": model.image_size, "context_length": model.context_len}
     if not model.is_new:
-        return with_start(eqx_clip.load(model.model_name, model.pretrained, **sizes), model)
+        return with_temperature(eqx_clip.load(model.model_name, model.pretrained, **sizes), model)
     config: Any = model.model_name
     if config.endswith(".json"):
         config = json.loads(Path(config).read_text())
 
     def make(key: jax.Array) -> eqx_clip.CLIP:
-        return with_start(eqx_clip.create(config, key=key, **sizes), model)
+        return with_temperature(eqx_clip.create(config, key=key, **sizes), model)
 
     key = jax.random.key(options.run.seed)
     return eqx.filter_eval_shape(make, key) if skeleton else make(key)
 
 
-def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
+def with_temperature(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     """The temperature and the bias that training begins with."""
     scale, bias = options.temp_init, model.logit_bias
     if options.siglip and bias is None:  # as the paper begins
@@ -432,25 +471,24 @@ def with_start(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     return dataclasses.replace(model, logit_scale=scale, logit_bias=bias)
 
 
-def feed(options: Options, split: str, source: Any, model: Any, **where: int):
+def feed(options: Options, split: str, source: Any, model: Any, **overrides: int):
     """Batches of "train" or "valid", by the preprocessing and tokenizer of `model`."""
     data, preprocess, training = options.data, model.preprocess, split == "train"
     crops: Any = {"scale": data.augment_scale, "draft": data.draft}
     augmented = eqx_clip.Augment(preprocess.image_size, preprocess.mean, preprocess.std, **crops)
-    return datasets.batches(
-        source,
-        batch_size=data.global_batch_size,
-        preprocess=augmented if training else preprocess,
-        tokenizer=model.tokenizer,
-        seed=options.run.seed,
-        shuffle=training,
-        epochs=options.run.n_epochs if training else 1,
-        drop_remainder=training,
-        start_step=where.get("start_step", 0),
-        num_workers=where.get("workers", data.workers),
-        max_bad=data.max_bad if training else 0,
-        empty_captions=data.empty_captions,
-    )
+    arguments: Any = {
+        "batch_size": data.global_batch_size,
+        "preprocess": augmented if training else preprocess,
+        "tokenizer": model.tokenizer,
+        "seed": options.run.seed,
+        "shuffle": training,
+        "epochs": options.run.n_epochs if training else 1,
+        "drop_remainder": training,
+        "num_workers": data.workers,
+        "max_bad": data.max_bad if training else 0,
+        "empty_captions": data.empty_captions,
+    }
+    return datasets.batches(source, **{**arguments, **overrides})
 
 
 def warmup_steps(options: Optimizer, total: int) -> int:
@@ -463,26 +501,23 @@ def make_optimizer(options: Options, total: int):
     if warmup != settings.n_warmup_steps:
         words = "A warmup of %d steps is longer than the run of %d steps, or as long: taking %d."
         logger.warning(f"{words} Say --n-warmup-steps.", settings.n_warmup_steps, total, warmup)
-    rise = {"warmup_steps": warmup, "warmup_init": settings.warmup_init}
+    ramp = {"warmup_steps": warmup, "warmup_init": settings.warmup_init}
     if settings.learning_rate_scheduler == "cosine":
-        schedule = train.cosine_schedule(settings.learning_rate, total_steps=total, **rise)
+        schedule = train.cosine_schedule(settings.learning_rate, total_steps=total, **ramp)
     else:
-        schedule = train.constant_schedule(settings.learning_rate, **rise)
-    others = {
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-        "layer_decay": settings.layer_decay,
-    }
-    optimizer = train.adamw(schedule, b1=settings.beta1, b2=settings.beta2, **others)
+        schedule = train.constant_schedule(settings.learning_rate, **ramp)
+    moments = {"b1": settings.beta1, "b2": settings.beta2, "eps": settings.eps}
+    decay = {"weight_decay": settings.weight_decay, "layer_decay": settings.layer_decay}
+    optimizer = train.adamw(schedule, **moments, **decay)
     if settings.grad_clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(settings.grad_clip_norm), optimizer)
     return optimizer, schedule
 
 
 def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh):
-    settings, learns = options.model, None
+    settings, trainable = options.model, None
     if settings.lock_image is not None or settings.lock_text is not None:
-        learns = train.trainable(
+        trainable = train.trainable(
             model, image_groups=settings.lock_image, text_groups=settings.lock_text
         )
     return train.make_train_step(
@@ -494,8 +529,45 @@ def make_step(options: Options, optimizer: Any, model: eqx_clip.CLIP, mesh: Mesh
         remat="full" if settings.grad_checkpoint else settings.remat,
         patch_dropout=settings.patch_dropout,
         ema_decay=options.optimizer.ema_decay,
-        trainable=learns,
+        trainable=trainable,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What the loop of training draws from, asks and reports to."""
+
+    steps: train.RunSteps
+    batches: Iterator[dict[str, Any]]
+    console: train.Console
+    loggers: list[train.Logger]
+    meter: train.Meter
+    preemption: train.Preemption
+    watchdog: train.Watchdog
+    profile: contextlib.ExitStack
+
+
+@contextlib.contextmanager
+def open_loop(setup: Setup, state: train.TrainState, folder: str) -> Iterator[Loop]:
+    options, run = setup.options, setup.options.run
+    steps = dataclasses.replace(setup.steps, start=int(state.step))
+    resume: Any = {"start_step": steps.start}
+    writers: Any = {"tensorboard": run.tensorboard, "wandb_project": run.wandb_project}
+    with contextlib.ExitStack() as stack:
+        console, meter = train.Console(steps.total, **resume), train.Meter()
+        config = dataclasses.asdict(options)
+        loggers = [console, *train.make_loggers(folder, config=config, **writers, **resume)]
+        for log in loggers:
+            stack.callback(log.close)
+        data = feed(options, "train", setup.examples.source, state.model, **resume)
+        batches = train.prefetch(stack.enter_context(data), setup.mesh, text=state.model.text)
+        stack.enter_context(contextlib.closing(batches))
+        preemption = stack.enter_context(train.Preemption())
+        watchdog = train.Watchdog(limit=run.step_timeout, first_limit=HOUR)
+        stack.enter_context(watchdog)
+        profile = stack.enter_context(contextlib.ExitStack())
+        batches = meter.waits(batches)
+        yield Loop(steps, batches, console, loggers, meter, preemption, watchdog, profile)
 
 
 def fit(
@@ -505,92 +577,92 @@ def fit(
 
     None if a SIGTERM stopped the run, which is saved then.
     """
-    options, run, total = setup.options, setup.options.run, setup.total
-    batch_size = options.data.global_batch_size
-    source, start, each_epoch = setup.source, int(state.step), total // run.n_epochs
-    save_steps = run.checkpoint_steps or (run.checkpoint_freq * each_epoch or None)
+    run, source, previous = setup.options.run, setup.examples.source, None
+    save_steps = run.checkpoint_steps or run.checkpoint_freq * setup.steps.per_epoch or None
     saves = train.SaveSchedule(steps=save_steps, minutes=run.checkpoint_minutes)
-    with contextlib.ExitStack() as stack:
-        console = train.Console(total, start_step=start)
-        log_options: Any = {"start_step": start, "tensorboard": run.tensorboard}
-        log_options |= {"wandb_project": run.wandb_project, "config": dataclasses.asdict(options)}
-        loggers = [console, *train.make_loggers(checkpointer.folder, **log_options)]
-        for closes in loggers:
-            stack.callback(closes.close)
-        data = stack.enter_context(feed(options, "train", source, state.model, start_step=start))
-        ready = train.prefetch(data, setup.mesh, text=state.model.text)
-        stack.enter_context(contextlib.closing(ready))
-        preemption = stack.enter_context(train.Preemption())
-        watchdog = stack.enter_context(train.Watchdog(limit=run.step_timeout, first_limit=3600))
-        profile = stack.enter_context(contextlib.ExitStack())
-        first_profiled = 1 + max(start, min(start + 10, total - run.profile_steps))
-        meter, before, lengths = train.Meter(), None, set()
-
-        def evaluate_after(step: int) -> None:
-            watchdog.beat(f"the evaluation after step {step}", limit=36000)
-            if values := setup.evaluate(state.eval_model):
-                train.log_all(loggers, step, values)
-            meter.reset()
-
-        watchdog.beat("the first batch")
-        for step, batch in enumerate(meter.waits(ready), start + 1):
-            if step > 1 and (step - 1) % each_epoch == 0:  # so that a run stopped before does it
-                evaluate_after(step - 1)
-            length = batch["tokens"].shape[1]
-            compiles = length not in lengths
-            lengths.add(length)
-            watchdog.beat(f"step {step}", limit=watchdog.first_limit if compiles else None)
-            if run.profile_steps and step == first_profiled:
-                profile.enter_context(jax.profiler.trace(f"{checkpointer.folder}/profile"))
-            if step == first_profiled + run.profile_steps:
-                profile.close()
-            with console.compiling(f"captions of {length} tokens", compiles):
-                state, metrics = setup.step(state, batch)
-                if compiles:
-                    jax.block_until_ready(metrics)
-            meter.count(batch_size)
-            if before is not None:  # the step before: this one is still being computed
-                train.check_finite(*before, source.where, checkpointer)
-            before = step, metrics, batch["index"]
-            if step in (start + 1, total) or (run.log_freq and step % run.log_freq == 0):
-                values = {name: float(value) for name, value in metrics.items()}
-                rate, speed = float(jnp.asarray(setup.schedule(step - 1))), meter.read()
-                values["learning_rate"] = rate
-                if options.loss == "clip":
-                    values["chance"] = math.log(batch_size)
-                train.log_all(loggers, step, values if compiles else values | speed)
-            if compiles:
-                meter.reset()  # it is no training
-            console.advance(step)
-            stops = preemption.should_stop(step)
-            if saves.due(step) or stops or step == total:
-                train.check_finite(*before, source.where, checkpointer)
-                watchdog.beat(f"the checkpoint of step {step}", limit=3600)
+    with open_loop(setup, state, checkpointer.folder) as loop:
+        loop.watchdog.beat("the first batch")
+        for step, batch in enumerate(loop.batches, loop.steps.start + 1):
+            if loop.steps.begins_later_epoch(step):  # so that a run stopped before does it
+                evaluate_after(setup, loop, step - 1, state)
+            profile_around(setup, loop, step, checkpointer.folder)
+            state, metrics = take_step(setup, loop, step, state, batch)
+            if previous is not None:  # this step is still being computed
+                train.check_finite(*previous, source.where, checkpointer)
+            previous = step, metrics, batch["index"]
+            if loop.steps.is_logged(step):
+                log_step(setup, loop, step, metrics)
+            loop.console.advance(step)
+            stops = loop.preemption.should_stop(step)
+            if saves.due(step) or stops or step == loop.steps.total:
+                train.check_finite(*previous, source.where, checkpointer)
+                loop.watchdog.beat(f"the checkpoint of step {step}", limit=HOUR)
                 checkpointer.save(step, state)
-                meter.reset()
+                loop.meter.reset()
             if stops:
                 return None
-            watchdog.beat(f"the batch of step {step + 1}")
-        evaluate_after(total)
+            loop.watchdog.beat(f"the batch of step {step + 1}")
+        evaluate_after(setup, loop, loop.steps.total, state)
     return state
 
 
-def evaluate(options: Options, sources: dict, eval_step: train.EvalStep, model: eqx_clip.CLIP):
+def take_step(setup: Setup, loop: Loop, step: int, state: train.TrainState, batch: Any):
+    """The next state, and metrics. The time in which a step is compiled is no training."""
+    compiles = setup.step.compiles(batch)
+    loop.watchdog.beat(f"step {step}", limit=loop.watchdog.first_limit if compiles else None)
+    with loop.console.compiling(f"captions of {batch['tokens'].shape[1]} tokens", compiles):
+        state, metrics = setup.step(state, batch)
+        if compiles:
+            jax.block_until_ready(metrics)
+    if compiles:
+        loop.meter.reset()
+    else:
+        loop.meter.count(setup.options.data.global_batch_size)
+    return state, metrics
+
+
+def log_step(setup: Setup, loop: Loop, step: int, metrics: train.Metrics) -> None:
+    values = {name: float(value) for name, value in metrics.items()}
+    values["learning_rate"] = float(jnp.asarray(setup.schedule(step - 1)))
+    if setup.options.loss == "clip":
+        values["chance"] = math.log(setup.options.data.global_batch_size)
+    # The meter is read after the metrics, for which the step had to end.
+    train.log_all(loop.loggers, step, values | loop.meter.read())
+
+
+def evaluate_after(setup: Setup, loop: Loop, step: int, state: train.TrainState) -> None:
+    loop.watchdog.beat(f"the evaluation after step {step}", limit=10 * HOUR)
+    if values := setup.evaluate(state.eval_model):
+        train.log_all(loop.loggers, step, values)
+    loop.meter.reset()
+
+
+def profile_around(setup: Setup, loop: Loop, step: int, folder: str) -> None:
+    profiled = loop.steps.profiled(setup.options.run.profile_steps)
+    if profiled and step == profiled.start:
+        loop.profile.enter_context(jax.profiler.trace(f"{folder}/profile"))
+    if step == profiled.stop:
+        loop.profile.close()
+
+
+def evaluate(
+    options: Options, mesh: Mesh, encode: Callable, valid: Split | None, classes: Any, model: Any
+) -> dict[str, float]:
     """Validation loss, retrieval and zero-shot accuracy, by name, of a model on the mesh."""
     data, values = options.data, {}
-    if "valid" in sources:
-        with feed(options, "valid", sources["valid"], model) as examples:
+    if valid is not None:
+        with feed(options, "valid", valid.source, model) as examples:
             found = train.validate(
-                eval_step,
+                lambda model, batch: encode(model, sharding.global_batch(batch, mesh)),
                 model,
                 examples,
                 batch_size=data.global_batch_size,
-                groups=sources["valid"].groups,
+                groups=valid.source.groups,
                 loss=options.loss if data.train_path else None,
             )
         values |= {f"val/{name}": value for name, value in found.items()}
-    if "classes" in sources:
-        model, classes = train.on_one_device(model), sources["classes"]
+    if classes is not None:
+        model = train.on_one_device(model)
         names, templates = classes.class_names, data.zero_shot_templates
         classifier = eqx_clip.zero_shot_classifier(model, names, templates)
         images, labels = classes.images, classes.labels
@@ -602,12 +674,28 @@ def evaluate(options: Options, sources: dict, eval_step: train.EvalStep, model: 
 # --- What a person is told ---------------------------------------------------------------------
 
 
-def goes_on(folder: str) -> str:
+def print_evaluation(options: Options, mesh: Mesh, evaluation: Any, model: eqx_clip.CLIP) -> None:
+    if options.model.is_new:
+        logger.warning("The weights are new and random: to evaluate others say --pretrained.")
+        model = build(options)
+    values = evaluation(sharding.place(model, mesh))
+    if values and jax.process_index() == 0:
+        print(json.dumps(values, indent=2))
+
+
+def print_plan(setup: Setup, model: eqx_clip.CLIP) -> None:
+    sizes = {"batch_size": setup.options.data.global_batch_size, "total_steps": setup.steps.total}
+    plan = train.plan(model, setup.make_state, setup.step, setup.mesh, **sizes)
+    if jax.process_index() == 0:
+        print(*(f"{name}: {value}" for name, value in plan.items()), sep="\n")
+
+
+def resume_hint(folder: str) -> str:
     return f"To go on, give the same options and --resume-from-checkpoint {folder}"
 
 
 @contextlib.contextmanager
-def noted(note: str) -> Iterator[None]:
+def add_note(note: str) -> Iterator[None]:
     """Errors have a note, but for a run that diverged, which would do so again."""
     try:
         yield
@@ -617,7 +705,7 @@ def noted(note: str) -> Iterator[None]:
         raise
 
 
-def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def print_error(kind: type, error: BaseException, trace: TracebackType | None) -> None:
     """An error in one message, with what helps: a `sys.excepthook`."""
     expected = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError)
     text = str(error) if isinstance(error, expected) and str(error) else f"{kind.__name__}: {error}"
@@ -631,22 +719,22 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 def remedies(causes: list[BaseException]) -> Iterator[str]:
-    said = " ".join(map(str, causes))
-    if re.search("No space left|[Qq]uota exceeded", said):
+    messages = " ".join(map(str, causes))
+    if re.search("No space left|[Qq]uota exceeded", messages):
         yield "The disk is full: make room, or save elsewhere, by --checkpoint-dir."
     elif any(train.is_lost_connection(cause) for cause in causes):
         yield "Another process of this run has died, or cannot be reached: start all of them again."
-    elif any(is_of_network(cause) for cause in causes):
+    elif any(is_network_error(cause) for cause in causes):
         yield "The network, or the host, cannot be reached: try again, or copy the data here first."
 
 
-def is_of_network(error: BaseException) -> bool:
-    known = isinstance(error, (ConnectionError, TimeoutError))
-    return known or type(error).__module__.partition(".")[0] in NETWORK
+def is_network_error(error: BaseException) -> bool:
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, (ConnectionError, TimeoutError)) or package in NETWORK
 
 
 if __name__ == "__main__":
-    excepthook, sys.excepthook = sys.excepthook, tell
+    excepthook, sys.excepthook = sys.excepthook, print_error
     flags = Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
     options = tyro.cli(flags, description=__doc__)
     if options.run.debug:

@@ -11,8 +11,13 @@ import threading
 
 # Read when JAX first looks for devices: eight of them, for what runs on a mesh. Most of the tests'
 # time is LLVM's: without its optimisations the same programs of XLA compile in half of it.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".lstrip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    ]
+).lstrip()
 
 # Workers, and the processes that tests start, share what is compiled, for this run only.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

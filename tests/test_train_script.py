@@ -272,8 +272,8 @@ def cluster(
     with contextlib.ExitStack() as stack:
         processes = []
         for i in range(count):
-            who = ("--coordinator-address", address, "--num-processes", count, "--process-id", i)
-            command = (*arguments, *who, *own.get(f"p{i}", ()))
+            place = ("--coordinator-address", address, "--num-processes", count, "--process-id", i)
+            command = (*arguments, *place, *own.get(f"p{i}", ()))
             processes.append(stack.enter_context(started(folder, *command, devices=devices)))
         yield processes
 
@@ -439,7 +439,7 @@ def test_an_error_is_told_in_one_message_and_with_debug_in_a_stack(folder):
 
 def told(script, capsys, error: BaseException, cause: BaseException | None = None) -> list[str]:
     error.__cause__ = cause
-    script.tell(type(error), error, None)
+    script.print_error(type(error), error, None)
     return capsys.readouterr().err.splitlines()
 
 
@@ -555,6 +555,49 @@ def test_wrong_options_are_refused_before_a_folder_is_made(call, folder, wrong, 
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         call(**{**TRAINING, "checkpoint_dir": "refused", **wrong})
     assert not (folder / "refused").exists()
+
+
+def test_data_without_a_readable_image_are_refused_before_a_model_is_built(
+    call, script, folder, monkeypatch
+):
+    rows = [f"digits/none{i}.png,the digit {i}" for i in range(2 * BATCH)]
+    (folder / "unreadable.csv").write_text("image_path,caption\n" + "\n".join(rows))
+    monkeypatch.setattr(script, "build", None)
+    with pytest.raises(ValueError, match=r"11 of 11 examples that were read.*could not be used"):
+        call(**{**TRAINING, "train_path": "unreadable.csv"})
+    rows[1:] = [f"digits/{i:04}.png,the digit {i}" for i in range(1, BATCH)]
+    (folder / "unreadable.csv").write_text("image_path,caption\n" + "\n".join(rows))
+    with pytest.raises(ValueError, match=r"1 of 17 .*could not be used, more than `max_bad`=0.00%"):
+        call(valid_path="unreadable.csv", global_batch_size=BATCH)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_few_examples_of_a_large_batch_are_tried_the_same_in_every_process(
+    script, folder, monkeypatch, process
+):
+    monkeypatch.chdir(folder)
+    tried, pixels = [], eqx_clip.Augment.pixels
+
+    def recorded(self, image, rng):
+        tried.append(image)
+        return pixels(self, image, rng)
+
+    monkeypatch.setattr(eqx_clip.Augment, "pixels", recorded)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    data = script.Data(train_path="train.csv", global_batch_size=8 * BATCH)
+    split = script.open_split(script.Options(data=data), "train", "train.csv")
+    assert split.steps_per_epoch == EPOCH // 8
+    indices = eqx_clip.data.batches(
+        split.source,
+        batch_size=16,
+        preprocess=eqx_clip.Preprocess(),
+        tokenizer=eqx_clip.Tokenizer(),
+        process_index=0,
+        process_count=1,
+    )
+    expected = [split.source[int(i)]["image"] for i in next(indices)["index"]]
+    assert tried == expected
 
 
 def test_columns_may_be_named_that_were_found_before(call, whole, folder):

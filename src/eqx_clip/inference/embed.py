@@ -20,6 +20,7 @@ from .._clip import CLIP
 from .._types import AnyArray, Count, ImageLike, TextLike, at_least_float32
 from ..sharding import rows_beside
 from ..tokenizers.clip import as_captions, as_several
+from ..tokenizers.text_lengths import text_length, used_lengths
 from .inputs import check_several, pixels_of, read_at_once
 
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 else:
     Images = OnError = Any
 
-# Texts are cut to a multiple of this many tokens: few lengths to compile, little to fill up.
-BUCKET = 8
 # Texts are sorted by length within this many batches, so that a batch's are about equally long.
 WINDOW = 64
 
@@ -132,8 +131,8 @@ def _embed(
     bar: Any,
 ) -> Float[np.ndarray, "examples embed"]:
     """Features by index. One batch is computed while the next is prepared."""
-    where = rows_beside(model)
-    devices = 1 if where is None else where.num_devices
+    sharding = rows_beside(model)
+    devices = 1 if sharding is None else sharding.num_devices
     indices: list[np.ndarray] = []
     features: list[np.ndarray | Array] = []
     with bar:
@@ -141,7 +140,7 @@ def _embed(
             # Later batches are as large as the first, or come last and are filled up.
             size = batch_size if features else min(batch_size, _power_of_two(len(examples)))
             size = -(-size // devices) * devices
-            current = encode(model, jax.device_put(_filled(examples, size), where))
+            current = encode(model, jax.device_put(_filled(examples, size), sharding))
             if features:
                 features[-1] = jax.device_get(features[-1])[: len(indices[-1])]
                 bar.update(len(indices[-1]))
@@ -189,15 +188,11 @@ def _text_batches(
     start = 0
     for window in windows:
         tokens = window()
-        context = tokens.shape[1]
-        if hasattr(tower, "used_lengths"):
-            used = tower.used_lengths(tokens)
-        else:
-            used = np.full(len(tokens), context)
+        used = used_lengths(tower, tokens)
         order = np.argsort(-used, kind="stable")  # the shortest last: filling them up costs least
         for i in range(0, len(order), batch_size):
             index = order[i : i + batch_size]
-            length = min(context, -(-used[index[0]] // BUCKET) * BUCKET)
+            length = text_length(int(used[index[0]]), tokens.shape[1])
             yield start + index, tokens[index, :length]
         start += len(tokens)
 

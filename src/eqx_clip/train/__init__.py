@@ -24,7 +24,9 @@ from .run.finite import check_finite as check_finite
 from .run.plan import plan as plan
 from .run.preemption import Preemption as Preemption
 from .run.prefetch import prefetch as prefetch
+from .run.run_folder import RunFolder as RunFolder
 from .run.run_folder import run_folder as run_folder
+from .run.run_steps import RunSteps as RunSteps
 from .run.save_schedule import SaveSchedule as SaveSchedule
 from .run.watchdog import Watchdog as Watchdog
 from .step.flops import forward_flops as forward_flops

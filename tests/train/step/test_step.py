@@ -225,3 +225,12 @@ def test_the_sigmoid_loss_of_one_pair_is_no_mistake(model, batch, optimizer):
     one = {name: rows[:1] for name, rows in batch.items()}
     _, metrics = step(train.init_state(biased, optimizer), one)
     assert float(metrics["loss"]) > 0
+
+
+def test_a_step_says_which_shapes_it_will_be_compiled_for(model, batch, optimizer):
+    step = train.make_train_step(optimizer)
+    shorter = {**batch, "tokens": batch["tokens"][:, :-1]}
+    assert step.compiles(batch) and step.compiles(shorter)
+    step(train.init_state(model, optimizer), batch)
+    assert not step.compiles({**batch, "index": np.arange(4)})  # of no use to the step
+    assert step.compiles(shorter)

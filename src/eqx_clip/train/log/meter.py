@@ -52,10 +52,13 @@ class Meter:
         self._images += images
 
     def read(self) -> dict[str, float]:
-        """`"images_per_second"` and `"data_wait"`, from 0 to 1, since the last reading or reset."""
+        """`"images_per_second"` and `"data_wait"`, from 0 to 1, since the last reading or reset.
+
+        Nothing where no image was counted since.
+        """
         seconds = self._clock() - self._started
         images, waited = self._images, self._waited
         self.reset()
-        if seconds <= 0:
-            return {"images_per_second": 0.0, "data_wait": 0.0}
+        if not images or seconds <= 0:
+            return {}
         return {"images_per_second": images / seconds, "data_wait": min(1.0, waited / seconds)}

@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -186,12 +185,7 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self.close()
         except RuntimeError:  # logged already; the error that is under way says more
@@ -231,9 +225,9 @@ class Checkpointer:
 
     def _existing(self, step: int | None) -> int:
         steps, unfinished = self._disk.steps(), self._disk.unfinished()
-        of_steps = [name for name in unfinished if name.partition(".")[0].isdigit()]
-        if of_steps and steps:
-            logger.warning("%s: not complete, and ignored: %s", self.folder, of_steps)
+        half_written = [name for name in unfinished if name.partition(".")[0].isdigit()]
+        if half_written and steps:
+            logger.warning("%s: not complete, and ignored: %s", self.folder, half_written)
         chosen = self.latest() if step is None else step
         if not steps or chosen is None:
             raise FileNotFoundError(

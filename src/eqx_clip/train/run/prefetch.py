@@ -13,10 +13,7 @@ from jax.sharding import Mesh
 
 from ..._types import Count
 from ...sharding import copies, global_batch, rows
-
-
-# What the texts of a batch are cut to, the longest among them; each is compiled once.
-TEXT_LENGTHS = (16, 24, 32, 40, 48)
+from ...tokenizers.text_lengths import text_length, used_lengths
 
 
 def prefetch(
@@ -74,15 +71,13 @@ def _placed(
 
 def _length(tokens: np.ndarray, text: Any, mesh: Mesh) -> Callable[[], int]:
     """How long the texts of a global batch are, when all processes have said it."""
-    context = tokens.shape[1]
-    if not hasattr(text, "used_lengths"):
-        return lambda: context
-    used = int(text.used_lengths(tokens).max(initial=1))
-    length = next((length for length in TEXT_LENGTHS if used <= length < context), context)
+    used = int(used_lengths(text, tokens).max(initial=1))
+    length = text_length(used, tokens.shape[1], training=True)
     if jax.process_count() == 1:
         return lambda: length
-    of_devices = np.full(len(mesh.local_devices), length, np.int32)
-    longest = _longest(mesh)(jax.make_array_from_process_local_data(rows(mesh), of_devices))
+    # An array on the mesh has a value for each device of a process.
+    local = np.full(len(mesh.local_devices), length, np.int32)
+    longest = _longest(mesh)(jax.make_array_from_process_local_data(rows(mesh), local))
     return lambda: int(longest)
 
 

@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from ..._types import Count, Real
 
@@ -45,12 +44,7 @@ class Waiting:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
 
@@ -68,7 +62,7 @@ class Waiting:
 def _words(
     count: int | None, process: int | None, environment: Mapping[str, str]
 ) -> tuple[str, str]:
-    """Who is waited for, and what to do where they do not come."""
+    """Which processes are waited for, and what to do where they do not come."""
     source, launcher = "", "one for each --process-id, with one --coordinator-address"
     if count is None:
         for name, (count_name, process_name, command) in _SCHEDULERS.items():
@@ -78,9 +72,9 @@ def _words(
                 break
     host = socket.gethostname()
     number = "1" if process is None else f"1, process {process}"
-    everyone = "all processes of the run" if count is None else f"{count} processes"
+    all_processes = "all processes of the run" if count is None else f"{count} processes"
     return (
-        f"{everyone}{source}; here is {number}, on {host}.",
+        f"{all_processes}{source}; here is {number}, on {host}.",
         f"Start all of them, {launcher}; or this one alone: --num-processes 1, or "
         "`initialize(num_processes=1)`.",
     )

@@ -4,7 +4,6 @@ import faulthandler
 import os
 import threading
 import time
-from types import TracebackType
 
 from ..._types import Real
 
@@ -50,12 +49,7 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -117,8 +118,8 @@ def make_train_step(
         with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts
             updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
         if trainable is not None:  # weight decay moves what has no gradient
-            of_params = eqx.filter(trainable, jax.tree.map(eqx.is_inexact_array, state.model))
-            updates = jax.tree.map(lambda u, learns: u * learns.astype(u.dtype), updates, of_params)
+            mask = eqx.filter(trainable, jax.tree.map(eqx.is_inexact_array, state.model))
+            updates = jax.tree.map(lambda u, learns: u * learns.astype(u.dtype), updates, mask)
         model = _clamp(eqx.apply_updates(state.model, updates))
         metrics = {
             "loss": value,
@@ -165,11 +166,21 @@ class TrainStep(Generic[ModelT]):
     ):
         self._step, self._options, self._mesh = step, compiler_options, mesh
         self._fields = fields
+        self._compiled_shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def __call__(
         self, state: TrainState[ModelT], batch: Batch
     ) -> tuple[TrainState[ModelT], Metrics]:
-        return self._step(sent(_used(batch, self._fields), self._mesh), state)
+        result = self._step(sent(_used(batch, self._fields), self._mesh), state)
+        self._compiled_shapes.add(self._shapes(batch))
+        return result
+
+    def compiles(self, batch: Batch) -> bool:
+        """Whether the next step would be compiled first, since no batch had these shapes yet."""
+        return self._shapes(batch) not in self._compiled_shapes
+
+    def _shapes(self, batch: Batch) -> tuple[tuple[int, ...], ...]:
+        return tuple(np.shape(array) for array in _used(batch, self._fields).values())
 
     def lower(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
         """The program for arrays, or `jax.ShapeDtypeStruct`s, like these, as `jax.stages.Lowered`.
