@@ -17,19 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from folders import (
+    CONFIG,
+    WEIGHTS,
+)
 from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, tiny
 from safetensors import safe_open
 
 import eqx_clip
 from eqx_clip import CLIP, Preprocess, Tokenizer, WeightsNotFoundError
-
-
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny()
 
 
 def with_dtype(model, dtype):
