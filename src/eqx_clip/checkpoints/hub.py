@@ -118,8 +118,6 @@ def _not_found(
         )
     if pickles:
         return f"{looked}There are only pickles: {', '.join(pickles)}.\n{PICKLE_RECIPE}"
-    if is_config and all(reason.endswith("no such file") for reason in reasons):
-        looked += "The format of transformers, which does without it, is not read yet. "
     return f"{looked}Check the name on the hub, or load a local folder: `eqx_clip.load(folder)`."
 
 

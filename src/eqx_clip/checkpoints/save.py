@@ -1,23 +1,31 @@
-"""Writes a model as OpenCLIP reads it."""
+"""Writes a model as other libraries read it."""
 
+import dataclasses
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import DTYPES, short_repr
-from .._clip import CLIP
+from .._clip import CLIP, CLIPConfig
+from .._types import Name
 from ..nn.batch_norm import is_counter
+from . import transformers_files
 from .config import config_from_open_clip, config_to_open_clip
 from .convert import check_model, skeleton, to_state_dict
+from .format import TRANSFORMERS
 from .hub import CONFIG_FILE, WEIGHT_FILES
+from .rows.state_dict import tensors_of
+from .transformers.config import config_from_transformers, config_to_transformers
+from .transformers.preprocess import preprocess_from_transformers, preprocess_to_transformers
 
 
 if TYPE_CHECKING:
@@ -27,18 +35,21 @@ else:
     Model = Folder = Any  # a `ValueError` speaks first
 
 
-def save(model: Model, folder: Folder) -> None:
-    """Writes `model` into `folder`, in OpenCLIP's format: safetensors and configuration.
+def save(model: Model, folder: Folder, *, format: Name = "open_clip") -> None:
+    """Writes `model` into `folder`: safetensors and configuration.
 
+    `format` is "open_clip", which OpenCLIP loads strictly
+    (`open_clip.create_model("local-dir:folder")`), or "transformers", for
+    `transformers.CLIPModel.from_pretrained(folder)`, of towers such as OpenAI's ViTs have.
     `eqx_clip.load(folder, dtype=...)` with the model's own type gives it back, equal to the bit,
-    and OpenCLIP loads it strictly: `open_clip.create_model("local-dir:folder")`. The folder is made
+    from a folder that holds one format: of two it takes OpenCLIP's. The folder is made
     where it is missing; other files in it are left alone. A model that is there already is replaced
     by one renaming once the new one is written whole, so that whenever the process ends, `load`
     finds the one or the other. Raises `ValueError`, before anything is written, for what is no
-    `CLIP`, for a folder far away (`train.export` writes there), for weights of another type than
-    `load` reads (float32, bfloat16, float16, float64; not float8), and for towers and sizes that
-    OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model); `OSError` where the
-    folder cannot be written to, such as on a full disk.
+    `CLIP`, for an unknown format, for a folder far away (`train.export` writes there), for weights
+    of another type than `load` reads (float32, bfloat16, float16, float64; not float8), and for
+    towers and sizes that the format does not have (`eqx.tree_serialise_leaves` writes any model);
+    `OSError` where the folder cannot be written to, such as on a full disk.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -48,23 +59,73 @@ def save(model: Model, folder: Folder) -> None:
         raise ValueError(f"`folder` must be a path; got {short_repr(folder)}.")
     if "://" in os.fspath(folder):
         raise ValueError(f"{folder} is no folder here: `train.export` writes far away.")
+    if format not in _WRITERS:
+        raise ValueError(
+            f"`format` must be one of {', '.join(map(repr, _WRITERS))}; got {short_repr(format)}."
+        )
     _check_types(model)
-    config = config_to_open_clip(model)
-    tensors = to_state_dict(model)
-    _check_rebuilds(model, config)
-    text = json.dumps(config, indent=2)
+    files = _WRITERS[format](model)
+    _check_rebuilds(model, files.rebuilt)
     folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with _draft(folder) as draft:
-        metadata = {"format": "pt", CONFIG_FILE: text}
         try:
-            save_file(tensors, draft / WEIGHT_FILES[0], metadata=metadata)
+            save_file(files.tensors, draft / files.weights, metadata=files.metadata)
         except SafetensorError as error:
             raise OSError(f"The weights cannot be written to {folder}: {error}") from error
-        (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
+        for name, content in files.texts.items():
+            (draft / name).write_text(content, encoding="utf-8")
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
-        shutil.copymode(draft / CONFIG_FILE, draft / WEIGHT_FILES[0])
-        _move_in(draft, folder)
+        shutil.copymode(draft / files.config, draft / files.weights)
+        _move_in(draft, folder, files)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """What is written: the files' names and contents, and the configuration that they describe."""
+
+    weights: str
+    tensors: dict[str, np.ndarray]
+    texts: dict[str, str]
+    rebuilt: CLIPConfig
+    metadata: dict[str, str]
+
+    @property
+    def config(self) -> str:
+        """The name of the file that says what the weights are."""
+        return next(iter(self.texts))
+
+
+def _open_clip_files(model: CLIP) -> _Files:
+    config = config_to_open_clip(model)
+    text = json.dumps(config, indent=2)
+    return _Files(
+        WEIGHT_FILES[0],
+        to_state_dict(model),
+        {CONFIG_FILE: text},
+        config_from_open_clip(config),
+        {"format": "pt", CONFIG_FILE: text},
+    )
+
+
+def _transformers_files(model: CLIP) -> _Files:
+    config = config_to_transformers(model)
+    processor = preprocess_to_transformers(model.preprocess)
+    texts = {
+        transformers_files.CONFIG_FILE: json.dumps(config, indent=2),
+        transformers_files.PREPROCESSOR_FILE: json.dumps(processor, indent=2),
+    }
+    preprocess = preprocess_from_transformers(processor, model.preprocess.image_size)
+    return _Files(
+        transformers_files.WEIGHTS_FILE,
+        tensors_of(model, TRANSFORMERS.table(model)),
+        texts,
+        config_from_transformers(config, preprocess),
+        {"format": "pt"},
+    )
+
+
+_WRITERS = {"open_clip": _open_clip_files, "transformers": _transformers_files}
 
 
 def _check_types(model: CLIP) -> None:
@@ -79,9 +140,9 @@ def _check_types(model: CLIP) -> None:
             )
 
 
-def _check_rebuilds(model: CLIP, config: Mapping[str, Any]) -> None:
-    """`ValueError` if OpenCLIP, or `load`, would build another model from `config`."""
-    problem = _difference(model, skeleton(config_from_open_clip(config)))
+def _check_rebuilds(model: CLIP, config: CLIPConfig) -> None:
+    """`ValueError` if another model would be built of what is written."""
+    problem = _difference(model, skeleton(config))
     if problem is not None:
         raise ValueError(
             f"This model is not the one that its towers' configurations describe: {problem}. "
@@ -117,28 +178,33 @@ def _draft(folder: Path) -> Iterator[Path]:
         yield Path(draft)
 
 
-def _move_in(draft: Path, folder: Path) -> None:
-    """Puts the two files of `draft` in the place of their namesakes in `folder`.
+def _move_in(draft: Path, folder: Path, files: _Files) -> None:
+    """Puts the files of `draft` in the place of their namesakes in `folder`.
 
-    The step that counts is the renaming of the weights. They carry a copy of their configuration,
-    which `load` takes while the file of that name is away, as it is until both belong together.
+    The step that counts is the renaming of the weights. While they and their configuration do not
+    belong together, the file that says what the weights are is away; OpenCLIP's weights carry a
+    copy of it, which `load` takes then.
     """
     for path in draft.iterdir():
         _flush(path)
-    weights, config = folder / WEIGHT_FILES[0], folder / CONFIG_FILE
-    away = folder / f"{CONFIG_FILE}.old"
-    same = config.is_file() and config.read_bytes() == (draft / CONFIG_FILE).read_bytes()
+    config = folder / files.config
+    away = folder / f"{files.config}.old"
+    same = all(
+        (folder / name).is_file() and (folder / name).read_bytes() == (draft / name).read_bytes()
+        for name in files.texts
+    )
     try:
         if config.exists() and not same:
             os.replace(config, away)
-        os.replace(draft / WEIGHT_FILES[0], weights)
+        os.replace(draft / files.weights, folder / files.weights)
     except BaseException:
         if away.exists() and not config.exists():
             os.replace(away, config)
         raise
     if not same:
         away.unlink(missing_ok=True)
-        os.replace(draft / CONFIG_FILE, config)
+        for name in reversed(files.texts):  # what says what the weights are comes last
+            os.replace(draft / name, folder / name)
 
 
 def _flush(path: Path) -> None:
