@@ -2,11 +2,13 @@
 
 import atexit
 import os
+import resource
 import shutil
 import signal
 import socket
 import tempfile
 import threading
+from pathlib import Path
 
 
 # Read when JAX first looks for devices: eight of them, for what runs on a mesh. Most of the tests'
@@ -33,6 +35,8 @@ import pytest
 from hub import Hub
 
 
+_FULL = 3_000_000  # kilobytes
+
 # Below nohup or in the background of a script the tests, and what they start, would ignore these.
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
@@ -40,6 +44,20 @@ for number, handler in (
 ):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Forgets what is compiled where it takes too much memory: a worker sees thousands of it."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _FULL and _resident() > _FULL:
+        jax.clear_caches()
+
+
+def _resident():
+    """Kilobytes of memory that this process takes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
 
 
 @pytest.fixture
