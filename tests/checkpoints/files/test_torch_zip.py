@@ -1,0 +1,394 @@
+"""Files of torch's, read without torch: what is in them to the bit, and what is refused."""
+
+import argparse
+import logging
+import pickle
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from folders import CONFIG, NANO, WEIGHTS
+from helpers import TINY_VIT, bitwise_equal, tiny
+from oracle import open_clip, torch
+from torch_files import mutants, small_files
+
+import eqx_clip
+from eqx_clip.checkpoints.files.torch_zip import TorchFile
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.pt"
+
+
+def read(path, part=None):
+    with TorchFile(path, part) as tensors:
+        assert all(tensors.shape(name) == tensors[name].shape for name in tensors)
+        return {name: tensors[name].copy() for name in tensors}
+
+
+def bits(tensor):
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.numpy()
+
+
+def check_same(path, expected, part=None):
+    ours = read(path, part)
+    assert list(ours) == list(expected)
+    for name, tensor in expected.items():
+        theirs = bits(tensor)
+        assert ours[name].dtype == theirs.dtype and ours[name].shape == theirs.shape, name
+        assert ours[name].tobytes() == theirs.tobytes(), name
+
+
+TYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_equal_to_torch_to_the_bit(path, protocol):
+    torch.manual_seed(0)
+    base = torch.randn(5, 7)
+    tensors = {
+        **{name: (10 * torch.randn(3, 4)).to(getattr(torch, name)) for name in TYPES},
+        "view": base[1:3, 2:],
+        "row": base[4],
+        "transposed": base.T,
+        "permuted": torch.randn(2, 3, 4).permute(2, 0, 1),
+        "step": base[::2, ::3],
+        "column": base[:, 3:4],
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+        "scalar": torch.tensor(2.7),
+        "scalar of a view": base[1, 1],
+        "tied": base,
+        "empty": torch.zeros(0, 3),
+        "expanded": torch.randn(3, 1).expand(3, 4),
+        "nän": torch.tensor([float("nan"), -0.0, float("inf")]),
+    }
+    torch.save(tensors, path, pickle_protocol=protocol)
+    check_same(path, torch.load(path, weights_only=True))
+
+
+def test_reads_a_stream_of_another_folder_and_more_than_is_mapped_at_once(path, monkeypatch):
+    monkeypatch.setattr("eqx_clip.checkpoints.files.torch_zip.MAPPED", 100)
+    tensors = {f"block.{i}.weight": torch.randn(8, 8) for i in range(300)}
+    with path.open("wb") as file:
+        torch.save(tensors, file)
+    check_same(path, tensors)
+
+
+def test_arrays_cannot_be_written_to_and_outlive_the_file(path):
+    torch.save({"x": torch.ones(3)}, path)
+    with TorchFile(path) as tensors:
+        x = tensors["x"]
+        with pytest.raises(KeyError):
+            tensors["y"]
+        assert "x" in tensors and "y" not in tensors and len(tensors) == 1
+    assert not x.flags.writeable and x.tolist() == [1, 1, 1]
+
+
+def module():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh())
+
+
+def training_checkpoint():
+    model = module()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(2, 3)).sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 3,
+        "name": "run",
+        "args": argparse.Namespace(rate=0.1, names={("a", ("b",)): {1, 2}, 0.5: b"x"}),
+        "metric": np.float64(3),
+        "optimizer": optimizer.state_dict(),
+        "state_dict": model.state_dict(),
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", ["state_dict", "model", "model_state_dict"])
+def test_reads_the_weights_of_a_training_checkpoint(path, name, protocol, caplog):
+    caplog.set_level(logging.INFO, "eqx_clip")
+    checkpoint = training_checkpoint()
+    weights = checkpoint.pop("state_dict")
+    torch.save({**checkpoint, name: weights}, path, pickle_protocol=protocol)
+    check_same(path, weights)
+    torch.save({"model": {"state_dict": weights}}, path)
+    check_same(path, weights)
+    assert not caplog.text
+
+
+def test_a_moving_average_is_told_and_chosen_by_its_name(path, caplog):
+    caplog.set_level(logging.INFO, "eqx_clip")
+    weights = module().state_dict()
+    average = {name: tensor + 1 for name, tensor in weights.items()}
+    torch.save({**training_checkpoint(), "state_dict": weights, "state_dict_ema": average}, path)
+    check_same(path, weights)
+    assert "TorchFile(path, part='state_dict_ema')" in caplog.text
+    caplog.clear()
+    check_same(path, average, "state_dict_ema")
+    assert not caplog.text
+    torch.save({"ema": average}, path)
+    check_same(path, average)
+    assert "only a moving average, 'ema'" in caplog.text
+    with pytest.raises(ValueError, match=r"no state dict 'model'; .*'ema'"):
+        TorchFile(path, "model")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_reads_torchscript_archives(path):
+    class Shapes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.sizes = module(), [1, 2]
+            self.parts = torch.nn.ModuleList([torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)])
+            self.parts[1].weight = self.parts[0].weight
+
+        def forward(self, x):
+            return self.parts[1](self.parts[0](self.body(x)))
+
+    model = Shapes().eval().half().float()
+    torch.jit.save(torch.jit.trace(model, torch.zeros(2, 3)), path)
+    weights = torch.jit.load(path).state_dict()
+    ours = read(path)
+    assert set(ours) == set(weights)
+    for name, tensor in weights.items():
+        assert ours[name].tobytes() == bits(tensor).tobytes(), name
+
+
+# The same model in every form of torch's.
+
+
+@pytest.fixture(scope="module")
+def weights():
+    tensors = eqx_clip.to_state_dict(tiny())
+    return {name: torch.tensor(array) for name, array in tensors.items()}
+
+
+@pytest.mark.parametrize("form", ["plain", "training", "half", "openai"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
+def test_loads_the_same_model_from_any_form(model, folder, weights, form, suffix):
+    extra = {"input_resolution": torch.tensor(32), "transformer.attn_mask": torch.zeros(2, 2)}
+    forms = {
+        "plain": lambda: weights,
+        "training": lambda: {
+            "epoch": 1,
+            "state_dict": {f"module.{k}": x for k, x in weights.items()},
+        },
+        "half": lambda: {name: tensor.half() for name, tensor in weights.items()},
+        "openai": lambda: {**weights, **extra},
+    }
+    path = (folder / "open_clip_pytorch_model").with_suffix(suffix)
+    torch.save(forms[form](), path)
+    (folder / WEIGHTS).unlink()
+    expected = model
+    if form == "half":
+        half = {name: np.asarray(x.half()) for name, x in weights.items()}
+        expected = eqx_clip.from_state_dict(TINY_VIT_CONFIG, half, dtype=jnp.float32)
+    assert bitwise_equal(eqx_clip.load(folder), expected)
+
+
+TINY_VIT_CONFIG = {"model_cfg": TINY_VIT}
+
+
+def test_safetensors_are_preferred(model, folder):
+    torch.save({"x": torch.zeros(1)}, folder / "open_clip_pytorch_model.bin")
+    assert bitwise_equal(eqx_clip.load(folder), model)
+
+
+def test_loads_a_file_as_a_named_architecture(nano, tmp_path):
+    path = tmp_path / "epoch_3.pt"
+    torch.save({k: torch.tensor(x) for k, x in eqx_clip.to_state_dict(nano).items()}, path)
+    assert bitwise_equal(eqx_clip.load(NANO, path), nano)
+    assert bitwise_equal(eqx_clip.load(NANO, str(path)), nano)
+    with pytest.raises(ValueError, match="Name its architecture"):
+        eqx_clip.load(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_loads_a_traced_model_of_openclip(folder, model, weights):
+    theirs = open_clip.model.CLIP(**TINY_VIT).eval()
+    theirs.load_state_dict(weights)
+    examples = torch.zeros(1, 3, 48, 32), torch.zeros(1, 13, dtype=torch.int64)
+    traced = torch.jit.trace(theirs, examples, check_trace=False)
+    (folder / WEIGHTS).unlink()
+    torch.jit.save(traced, folder / "ViT.pt")
+    assert (folder / CONFIG).exists()
+    assert bitwise_equal(eqx_clip.load(folder), model)
+
+
+# Refusals
+
+
+class Bomb:
+    """What opens its pickle makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_is_run(path, tmp_path):
+    bomb = Bomb(tmp_path / "exploded")
+    for content in (bomb, {"x": torch.ones(2), "y": bomb}, {"state_dict": bomb}, [bomb]):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"mkdir|a list, and no state dict"):
+            TorchFile(path)
+    torch.save({"args": bomb, "state_dict": {"x": torch.ones(2)}}, path)
+    assert read(path)["x"].tolist() == [1, 1]
+    assert not (tmp_path / "exploded").exists()
+
+
+def quantized():
+    return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (module, r"whole object, 'torch\.nn\.modules\.container\.Sequential'.*state_dict\(\)"),
+        (lambda: {"model": module()}, "whole object, 'torch.nn"),
+        (lambda: torch.ones(2), "a tensor without a name, and no state dict"),
+        (lambda: {"visual": {"x": torch.ones(1)}}, "'visual' is a dictionary of 1: 'x'"),
+        (lambda: {"epoch": 1}, "holds no tensors by their names"),
+        (lambda: {0: torch.ones(1)}, "0 is a tensor without a name"),
+        (lambda: {"x": torch.ones(2).to_sparse()}, "_rebuild_sparse_tensor"),
+        (quantized, "_rebuild_qtensor"),
+        (lambda: {"x": torch.ones(2).to(torch.float8_e4m3fn)}, r"_rebuild_tensor_v3.*state_dict"),
+        (lambda: {"x": torch.ones(2, dtype=torch.complex64)}, "ComplexFloatStorage.*convert it"),
+        (lambda: {"x": torch.ones(2, dtype=torch.complex64).conj().imag}, "_rebuild_tensor_v2"),
+        (lambda: {"x": torch.ones(1).expand(10**12)}, r"more elements than the file\. `tensor.cl"),
+    ],
+)
+def test_what_is_no_plain_state_dict_is_refused_with_the_remedy(path, content, words):
+    torch.save(content(), path)
+    with pytest.raises(ValueError, match=words):
+        TorchFile(path)
+
+
+def test_old_formats_are_refused(path):
+    torch.save({"x": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"before 1\.6\. Where torch is, write it again: `torch\."):
+        TorchFile(path)
+    path.write_bytes(pickle.dumps({"x": 1}))
+    with pytest.raises(ValueError, match="a bare pickle, which is never run"):
+        TorchFile(path)
+    path.write_bytes(b"\0" * 257 + b"ustar")
+    with pytest.raises(ValueError, match="torch's first format, a tar"):
+        TorchFile(path)
+    for content in (b"", b"x" * 999):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not the zip archive that torch.save writes"):
+            TorchFile(path)
+    path.unlink()
+    with pytest.raises(OSError):
+        TorchFile(path)
+
+
+def rewrite(path, edit, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    edit(members)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    "edit, words",
+    [
+        (lambda x: x.pop("weights/data/0"), "numbers, 'weights/data/0', are missing"),
+        (lambda x: x.update({"weights/data/0": b"1234567"}), "2 elements, and its member 7 bytes"),
+        (lambda x: x.update({"weights/byteorder": b"big"}), "another byte order, b'big'"),
+        (lambda x: x.pop("weights/data.pkl"), "0 `data.pkl`"),
+        (lambda x: x.update({"b/data.pkl": b""}), "2 `data.pkl`"),
+        (lambda x: x.update({"weights/data.pkl": b"\x80\x02}"}), "ends early, at byte 3 .*again"),
+        (lambda x: x.update({"weights/data.pkl": b"}" * 2**22}), "more than 3,000,000 steps"),
+    ],
+)
+def test_damaged_archives_are_refused(path, edit, words):
+    torch.save({"x": torch.ones(2)}, path)
+    rewrite(path, lambda members: None)
+    assert read(path)["x"].tolist() == [1, 1]
+    rewrite(path, edit)
+    with pytest.raises(ValueError, match=words):
+        TorchFile(path)
+
+
+def test_compressed_and_encrypted_members_are_refused(path):
+    torch.save({"x": torch.ones(2)}, path)
+    plain = path.read_bytes()
+    rewrite(path, lambda members: None, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"is compressed: unpack it, and zip it by `zip -0"):
+        TorchFile(path)
+    at = plain.index(b"PK\1\2") + 8
+    path.write_bytes(plain[:at] + b"\1" + plain[at + 1 :])
+    with pytest.raises(ValueError, match="is encrypted"):
+        TorchFile(path)
+
+
+def test_a_file_that_is_cut_short_is_refused(path):
+    torch.save({"x": torch.ones(2), "y": torch.ones(3).half()}, path)
+    plain = path.read_bytes()
+    for size in range(0, len(plain), 7):
+        path.write_bytes(plain[:size])
+        with pytest.raises(ValueError):
+            TorchFile(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(path, monkeypatch):
+    monkeypatch.setattr("eqx_clip.checkpoints.files.torch_zip.MAPPED", 0)
+    torch.save({"x": torch.ones(2)}, path)
+    with TorchFile(path) as tensors:
+        assert tensors["x"].tolist() == [1, 1]
+        path.unlink()
+        torch.save({"x": torch.ones(200)}, path)
+        with pytest.raises(ValueError, match="was replaced while it was read"):
+            tensors["x"]
+
+
+def test_names_that_repeat_without_end_are_refused(path):
+    """Modules that each hold the next one twice, which stand for 2^60 tensors."""
+    program = b"c__torch__\nM\n)\x81}(X\1\0\0\0xNub"
+    for _ in range(60):
+        program = b"c__torch__\nM\n)\x81}(X\1\0\0\0aVALUEX\1\0\0\0bh\0ub".replace(
+            b"VALUE", program + b"q\0"
+        )
+    torch.save({"x": torch.ones(2)}, path)
+    rewrite(path, lambda members: members.update({"weights/data.pkl": b"\x80\2" + program + b"."}))
+    with pytest.raises(ValueError, match="nested without end"):
+        TorchFile(path)
+
+
+def test_mutated_files_are_read_or_refused(tmp_path):
+    counts = {"read": 0, "refused": 0}
+    for i, content in enumerate(mutants(small_files(tmp_path), seed=0, count=3000)):
+        path = tmp_path / "mutant.pt"
+        path.write_bytes(content)
+        try:
+            read(path)
+            counts["read"] += 1
+        except (ValueError, OSError) as error:
+            counts["refused"] += 1
+            assert len(str(error)) < 2000, i
+    assert min(counts.values()) > 300
+
+
+def test_leaves_keep_their_place_on_a_device(nano, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({k: torch.tensor(x) for k, x in eqx_clip.to_state_dict(nano).items()}, path)
+    device = jax.devices()[0]
+    loaded = eqx_clip.load(NANO, path, dtype=jnp.bfloat16, device=device)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {"bfloat16"}
