@@ -69,7 +69,8 @@ def test_equal_to_torch_to_the_bit(path, protocol):
         "nän": torch.tensor([float("nan"), -0.0, float("inf")]),
     }
     torch.save(tensors, path, pickle_protocol=protocol)
-    check_same(path, torch.load(path, weights_only=True))
+    # torch warns of every protocol but its own
+    check_same(path, torch.load(path, weights_only=True) if protocol == 2 else tensors)
 
 
 def test_reads_a_stream_of_another_folder_and_more_than_is_mapped_at_once(path, monkeypatch):
@@ -290,7 +291,7 @@ def test_old_formats_are_refused(path):
         TorchFile(path)
     for content in (b"", b"x" * 999):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="not the zip archive that torch.save writes"):
+        with pytest.raises(ValueError, match=r"not the zip archive that torch\.save writes"):
             TorchFile(path)
     path.unlink()
     with pytest.raises(OSError):
@@ -315,10 +316,11 @@ def rewrite(path, edit, compression=zipfile.ZIP_STORED):
         (lambda x: x.pop("weights/data.pkl"), "0 `data.pkl`"),
         (lambda x: x.update({"b/data.pkl": b""}), "2 `data.pkl`"),
         (lambda x: x.update({"weights/data.pkl": b"\x80\x02}"}), "ends early, at byte 3 .*again"),
-        (lambda x: x.update({"weights/data.pkl": b"}" * 2**22}), "more than 3,000,000 steps"),
+        (lambda x: x.update({"weights/data.pkl": b"}" * 2**12}), "more than 3,000 steps"),
     ],
 )
-def test_damaged_archives_are_refused(path, edit, words):
+def test_damaged_archives_are_refused(path, edit, words, monkeypatch):
+    monkeypatch.setattr("eqx_clip.checkpoints.files.torch_pickle.MOST_STEPS", 3000)
     torch.save({"x": torch.ones(2)}, path)
     rewrite(path, lambda members: None)
     assert read(path)["x"].tolist() == [1, 1]
@@ -374,7 +376,7 @@ def test_names_that_repeat_without_end_are_refused(path):
 
 def test_mutated_files_are_read_or_refused(tmp_path):
     counts = {"read": 0, "refused": 0}
-    for i, content in enumerate(mutants(small_files(tmp_path), seed=0, count=3000)):
+    for i, content in enumerate(mutants(small_files(tmp_path), seed=0, count=2000)):
         path = tmp_path / "mutant.pt"
         path.write_bytes(content)
         try:

@@ -144,7 +144,7 @@ class TorchFile(Mapping[str, np.ndarray]):
         array: np.ndarray = np.ndarray(tensor.shape, dtype, self._data, start, strides)
         self._mapped += array.nbytes
         # NumPy's bool is 0 or 1, which bytes of a file need not be
-        return array.view(np.uint8) != 0 if dtype == np.bool_ else array
+        return np.asarray(array.view(np.uint8) != 0) if dtype == np.bool_ else array
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, which is not read for it."""

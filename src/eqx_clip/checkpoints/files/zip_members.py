@@ -57,7 +57,7 @@ def locate(data: mmap.mmap, name: str, member: Member) -> int:
 
 def _read_directory(data: mmap.mmap) -> dict[str, Member]:
     end = data.rfind(_END, max(0, len(data) - 22 - 0xFFFF))
-    if end < 0:
+    if end < 0 or end + 22 > len(data):
         raise ValueError(
             "its end is missing, where a zip archive has its directory: fetch the file again"
         )
