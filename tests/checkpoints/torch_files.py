@@ -8,6 +8,8 @@ import zipfile
 
 from oracle import torch
 
+from eqx_clip.checkpoints.files.torch_zip import TorchFile
+
 
 # What a hostile pickle would hold in the place of something else.
 GRAFTS = (
@@ -28,6 +30,17 @@ GRAFTS = (
     b"2\x86" * 50,
     *(bytes([code]) for code in b"()}]tNRbQ.h2sueloi0\x81\x85\x86\x87\x88\x93\x94"),
 )
+
+
+def read(path, part=None):
+    with TorchFile(path, part) as tensors:
+        assert all(tensors.shape(name) == tensors[name].shape for name in tensors)
+        return {name: tensors[name].copy() for name in tensors}
+
+
+def module():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh())
 
 
 def small_files(folder) -> list[bytes]:

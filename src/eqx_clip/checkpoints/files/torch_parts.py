@@ -37,7 +37,8 @@ def state_dict_of(root: Any, part: str | None, size: int) -> dict[str, Tensor]:
         if inner is not None and averages:
             logger.info(
                 "The file holds %r and its moving average, %r; the first is taken. The other: "
-                "`from_state_dict(name, TorchFile(path, part=%r))`.",
+                "`from_state_dict(name, TorchFile(path, part=%r))`, of "
+                "`eqx_clip.checkpoints.files.torch_zip`.",
                 inner,
                 averages[0],
                 averages[0],

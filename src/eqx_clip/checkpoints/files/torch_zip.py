@@ -74,7 +74,11 @@ class TorchFile(Mapping[str, np.ndarray]):
                 raise ValueError(f"{self._path} is in torch's format before 1.6. {_SAVE_AGAIN}")
             if start[:4] != b"PK\3\4":
                 file.seek(257)
-                kind = "torch's first format, a tar" if file.read(5) == b"ustar" else "unknown"
+                kind = (
+                    "torch's first format, a tar"
+                    if file.read(5) == b"ustar"
+                    else "of no known kind"
+                )
                 kind = "a bare pickle, which is never run" if start[:1] == b"\x80" else kind
                 raise ValueError(
                     f"{self._path} is not the zip archive that torch.save writes: it is {kind}. "
