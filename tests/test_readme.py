@@ -61,10 +61,3 @@ def test_the_table_of_models_is_the_registrys():
         assert re.search(rf"[ |]{re.escape(tag)}[ ,]", line), (model, tag)
     for model in eqx_clip.list_models():
         assert re.search(rf"[ |]{re.escape(model)}[ ,]", table()), model
-
-
-def test_the_recipe_for_pickles_is_that_of_the_error():
-    from eqx_clip.checkpoints.hub import PICKLE_RECIPE
-
-    code = [line.strip() for line in PICKLE_RECIPE.splitlines()[2:] if line.strip()]
-    assert all(line in README for line in code)

@@ -18,16 +18,9 @@ from ..zoo.pretrained import PRETRAINED, find_pretrained
 from . import transformers_files as transformers
 from .config import config_from_open_clip
 from .files.safetensors import SafetensorsFile
+from .files.weights import TORCH_SUFFIXES
 from .format import OPEN_CLIP, TRANSFORMERS, Format
-from .hub import (
-    CONFIG_FILE,
-    PICKLE_SUFFIXES,
-    WEIGHT_FILES,
-    WeightsNotFoundError,
-    check_not_pickle,
-    fetch,
-    find_in_folder,
-)
+from .hub import CONFIG_FILE, WEIGHT_FILES, WeightsNotFoundError, fetch, find_in_folder
 
 
 logger = logging.getLogger("eqx_clip")
@@ -85,8 +78,7 @@ def find(
         weights = find_in_folder(folder)
         return Found(_own_config(weights) or _missing_config(folder), weights)
     if os.path.isfile(folder):
-        check_not_pickle(folder)
-        if folder.suffix != ".safetensors":
+        if folder.suffix not in (".safetensors", *TORCH_SUFFIXES):
             raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
         raise ValueError(
             f"{name!r} is a file, and does not say what it holds. Name its architecture, "
@@ -145,12 +137,11 @@ def _as_folder(path: Path) -> str:
 
 
 def _is_file_name(tag: str | os.PathLike[str]) -> bool:
-    suffixes = (".safetensors", *PICKLE_SUFFIXES)
+    suffixes = (".safetensors", *TORCH_SUFFIXES)
     return not isinstance(tag, str) or tag.endswith(suffixes) or os.path.isfile(_path(tag))
 
 
 def _existing_weights(path: Path) -> Path:
-    check_not_pickle(path)
     if not path.is_file():
         raise WeightsNotFoundError(f"There is no file {path}.")
     return path
@@ -191,6 +182,8 @@ def _own_config(weights: Path) -> CLIPConfig | None:
     path = weights.parent / CONFIG_FILE
     if path.is_file():
         return _read_config(path)
+    if weights.suffix in TORCH_SUFFIXES:  # which carry none
+        return None
     with SafetensorsFile(weights) as tensors:
         text = tensors.metadata.get(CONFIG_FILE)
     return None if text is None else _parse_config(text, where=weights)

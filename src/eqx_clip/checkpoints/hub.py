@@ -1,38 +1,25 @@
-"""Finds weights: on the Hugging Face hub or in a folder, safetensors only."""
+"""Finds weights: on the Hugging Face hub or in a folder, safetensors before torch's files."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .files.weights import TORCH_SUFFIXES
+
 
 CONFIG_FILE = "open_clip_config.json"
-# OpenCLIP's order of preference, without its pickles.
+# OpenCLIP's order of preference.
 WEIGHT_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "model.safetensors",
-)
-PICKLE_FILES = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
     "pytorch_model.bin",
     "pytorch_model.pth",
     "model.pth",
 )
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-# Shown to whoever has nothing but a pickle. The README has it, too.
-PICKLE_RECIPE = """\
-Pickled weights can run any code and are never opened here. Convert them once, where torch is:
-
-    import torch, safetensors.torch
-    weights = torch.load("open_clip_pytorch_model.bin", map_location="cpu", weights_only=True)
-    weights = weights.get("state_dict", weights)
-    safetensors.torch.save_file(
-        {name.removeprefix("module."): tensor.contiguous() for name, tensor in weights.items()},
-        "open_clip_model.safetensors",
-    )
-"""
+_SAFETENSORS = (".safetensors",)
 
 
 class WeightsNotFoundError(FileNotFoundError, ValueError):
@@ -86,14 +73,7 @@ def fetch(
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
             reasons.append(f"{repo}/{file}: {reason}")
-    pickles = (
-        []
-        if offline or CONFIG_FILE in files
-        else [f"{repo}/{file}" for repo in repos for file in _pickles(repo, revision)]
-    )
-    raise WeightsNotFoundError(
-        _not_found(reasons, pickles, offline=offline, is_config=CONFIG_FILE in files)
-    )
+    raise WeightsNotFoundError(_not_found(reasons, offline=offline))
 
 
 def _hub_answers() -> bool:
@@ -107,57 +87,32 @@ def _hub_answers() -> bool:
     return True
 
 
-def _not_found(
-    reasons: Sequence[str], pickles: Sequence[str], *, offline: bool, is_config: bool
-) -> str:
+def _not_found(reasons: Sequence[str], *, offline: bool) -> str:
     looked = "Found none of:\n" + "".join(f"- {reason}\n" for reason in reasons)
     if offline:
         return (
             f"{looked}Connect once, and what is downloaded stays in the cache; or copy the files "
             "here and `eqx_clip.load(folder)`. HF_HUB_OFFLINE=1 forbids the network."
         )
-    if pickles:
-        return f"{looked}There are only pickles: {', '.join(pickles)}.\n{PICKLE_RECIPE}"
     return f"{looked}Check the name on the hub, or load a local folder: `eqx_clip.load(folder)`."
 
 
-def _pickles(repo: str, revision: str | None) -> list[str]:
-    import huggingface_hub
-
-    try:
-        return [
-            file
-            for file in PICKLE_FILES
-            if huggingface_hub.file_exists(repo, file, revision=revision)
-        ]
-    except Exception:  # this only makes an error's message better
-        return []
-
-
 def find_in_folder(folder: Path) -> Path:
-    """The weights in a folder: OpenCLIP's names first, else the only safetensors file.
+    """The weights in a folder: OpenCLIP's names first, else the only file of safetensors, else the
+    only one of torch's.
 
     Raises `WeightsNotFoundError` where there is none, `ValueError` where several could be meant.
     """
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    others = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    if len(others) == 1:
-        return others[0]
-    if others:
-        raise ValueError(
-            f"{folder} holds several weights: {', '.join(path.name for path in others)}. "
-            f"Name the one to load {WEIGHT_FILES[0]!r}."
-        )
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise WeightsNotFoundError(
-            f"{folder} holds only pickles: {', '.join(pickles)}.\n{PICKLE_RECIPE}"
-        )
+    for suffixes, name in ((_SAFETENSORS, WEIGHT_FILES[0]), (TORCH_SUFFIXES, WEIGHT_FILES[3])):
+        others = sorted(x for x in folder.iterdir() if x.suffix in suffixes and x.is_file())
+        if len(others) == 1:
+            return others[0]
+        if others:
+            raise ValueError(
+                f"{folder} holds several weights: {', '.join(path.name for path in others)}. "
+                f"Name the one to load {name!r}."
+            )
     raise WeightsNotFoundError(f"{folder} holds no weights; expected {WEIGHT_FILES[0]!r} in it.")
-
-
-def check_not_pickle(path: Path) -> None:
-    if path.suffix in PICKLE_SUFFIXES:
-        raise ValueError(f"{path} is a pickle by its name.\n{PICKLE_RECIPE}")

@@ -49,13 +49,16 @@ def load(
     - `source`: one of
         - a registered name, ours or OpenCLIP's (`eqx_clip.list_pretrained()`), with its `tag`;
           without one the last that `eqx_clip.list_pretrained_by_model(name)` lists;
-        - a name, and as `tag` the path of a `.safetensors` file with weights of that architecture.
+        - a name, and as `tag` the path of a file with weights of that architecture: `.safetensors`,
+          or `.pt`, `.pth`, `.ckpt` or `.bin` of torch's, a training checkpoint or a TorchScript
+          archive too, which is read without torch and without running its pickle.
           Activation and preprocessing are those of the configuration in the file or beside it;
           without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU.
           So are the sizes of images and texts;
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format or in that of
           transformers' `CLIPModel`;
-        - a folder in OpenCLIP's format, `open_clip_config.json` and safetensors, or in that of
+        - a folder in OpenCLIP's format, `open_clip_config.json` and a file of weights
+          (safetensors before torch's), or in that of
           transformers, `config.json`, `preprocessor_config.json` and `model.safetensors` or the
           files of its index. Where both are there, OpenCLIP's is taken.
     - `dtype`: what the weights are stored, and computed with, as: all of them, the logit scale
@@ -75,7 +78,7 @@ def load(
     tower here can reproduce, for weights that are not whole or do not fit the configuration, tensor
     by tensor, and for a sharding that does not divide some array; `WeightsNotFoundError`, a
     `FileNotFoundError` and a `ValueError`, where there are none. Nothing is initialised at random,
-    no pickle is opened, and no part of a model is returned. Source: OpenCLIP's `create_model`.
+    no pickle is run, and no part of a model is returned. Source: OpenCLIP's `create_model`.
     """
     dtype = check_dtype(dtype)
     if not (device is None or isinstance(device, Placement)):

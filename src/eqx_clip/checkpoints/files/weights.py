@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from .safetensors import SafetensorsFile
 from .sharded import INDEX_SUFFIX, ShardedFiles
+from .torch_zip import TorchFile
 
+
+TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 if TYPE_CHECKING:
-    Container = SafetensorsFile | ShardedFiles
+    Container = SafetensorsFile | ShardedFiles | TorchFile
 else:
     Container = Any  # an executed annotation would read a tensor
 
 
 def open_weights(path: Path) -> Container:
     """The tensors of a file, or of the files of an index, by name, for a `with` block."""
-    return ShardedFiles(path) if path.name.endswith(INDEX_SUFFIX) else SafetensorsFile(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return ShardedFiles(path)
+    return TorchFile(path) if path.suffix in TORCH_SUFFIXES else SafetensorsFile(path)

@@ -11,6 +11,8 @@ from .naming import Edit
 
 # OpenAI's own files say sizes as tensors; OpenCLIP drops them, too.
 _LEGACY = ("input_resolution", "context_length", "vocab_size")
+# The causal mask, which TorchScript archives hold as if it were a weight.
+_MASK = "attn_mask"
 # What torch puts around a model, or a part of one: in distributed training, and compiled.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -29,8 +31,9 @@ class Canonical(Mapping[str, Any]):
             raise ValueError("Expected a state dict, a mapping of arrays by OpenCLIP's names.")
         plain = {key: _plain(key) for key in tensors}
         self._tensors = tensors
-        self._keys = {name: key for key, name in plain.items() if name not in _LEGACY}
-        if len(self._keys) != sum(name not in _LEGACY for name in plain.values()):
+        named = {key: name for key, name in plain.items() if not _is_dropped(name)}
+        self._keys = {name: key for key, name in named.items()}
+        if len(self._keys) != len(named):
             raise ValueError("The state dict has tensors twice, with and without a prefix.")
         self._edits = {"logit_scale": _scalar, "logit_bias": _scalar, **edits}
         self._edited: dict[str, np.ndarray] = {}
@@ -59,6 +62,10 @@ class Canonical(Mapping[str, Any]):
 def _plain(key: str) -> str:
     parts = [part for part in key.split(".") if part not in _WRAPPERS]
     return ".".join(parts).removeprefix("text.")
+
+
+def _is_dropped(name: str) -> bool:
+    return name in _LEGACY or name.rpartition(".")[2] == _MASK
 
 
 def _scalar(tensor: np.ndarray) -> np.ndarray:
