@@ -10,6 +10,7 @@ from .._clip import CLIPConfig
 from .._types import Head
 from ..checkpoints.open_clip.convnext import TIMM_TRUNKS
 from ..images.preprocess import Preprocess
+from ..tokenizers.protocol import AnyTokenizer
 from ..tokenizers.unavailable import UnavailableTokenizer
 from ..towers.convnext import ConvNeXtConfig
 from ..towers.resnet import ResNetConfig
@@ -61,19 +62,23 @@ def _clipa(config: CLIPConfig) -> CLIPConfig:
     return dataclasses.replace(config, image=image, text=text, tokenizer=tokenizer)
 
 
+_XLM_V = UnavailableTokenizer("facebook/xlm-v-base")
+_MT5 = UnavailableTokenizer("google/mt5-base", options=(("clean", "canonicalize"),))
+
+
 def _worldwide(
     config: CLIPConfig,
     *,
     vocab_size: int = 901629,
     eos_id: int = 2,
-    tokenizer: str = "facebook/xlm-v-base",
+    tokenizer: AnyTokenizer = _XLM_V,
 ) -> CLIPConfig:
     """The MetaCLIP 2 of a model (Chuang et al. 2025, arXiv:2507.22062): a vocabulary of all
     languages, and the feature of a text at the first end of text."""
     text = dataclasses.replace(
         config.text, vocab_size=vocab_size, pooling="first_id", eos_id=eos_id
     )
-    return dataclasses.replace(config, text=text, tokenizer=UnavailableTokenizer(tokenizer))
+    return dataclasses.replace(config, text=text, tokenizer=tokenizer)
 
 
 def _resnet(
@@ -160,9 +165,7 @@ MODELS: Mapping[str, CLIPConfig] = {
     "ViT-H-14-CLIPA-336": _clipa(_H14.resize(336)),
     "ViT-bigG-14-CLIPA": _clipa(_BIG_G14),
     "ViT-bigG-14-CLIPA-336": _clipa(_BIG_G14.resize(336)),
-    "ViT-L-14-worldwide": _worldwide(
-        _L14, vocab_size=250100, eos_id=1, tokenizer="google/mt5-base"
-    ),
+    "ViT-L-14-worldwide": _worldwide(_L14, vocab_size=250100, eos_id=1, tokenizer=_MT5),
     "ViT-H-14-worldwide": _worldwide(_H14),
     "ViT-H-14-worldwide-378": _worldwide(_H14.resize(378)),
     "ViT-bigG-14-worldwide": _worldwide(_BIG_G14),
