@@ -262,8 +262,10 @@ def nearest_model(name: str) -> str:
     first, *rest = words(name) or [""]
     if others & {first, *rest}:
         return ""
-    # The first word is the family's.
-    return did_you_mean(name, [m for m in ours if get_close_matches(first, words(m)[:1])])
+    # The first word is the family's; a name with `siglip` in it means no other.
+    known = {word for model in ours for word in words(model) if len(word) > 2} & {first, *rest}
+    near = [m for m in ours if get_close_matches(first, words(m)[:1]) and known <= {*words(m)}]
+    return did_you_mean(name, near)
 
 
 def model_config(name: str) -> CLIPConfig:
