@@ -465,7 +465,7 @@ def build(options: Options, *, skeleton: bool = False) -> eqx_clip.CLIP:
 def with_temperature(model: eqx_clip.CLIP, options: Model) -> eqx_clip.CLIP:
     """The temperature and the bias that training begins with."""
     scale, bias = options.temp_init, model.logit_bias
-    if options.siglip and bias is None:  # as the paper begins
+    if options.siglip and (bias is None or options.is_new):  # as the paper begins
         scale, bias = math.log(10) if scale is None else scale, -10.0
     scale = model.logit_scale if scale is None else scale
     return dataclasses.replace(model, logit_scale=scale, logit_bias=bias)

@@ -8,6 +8,7 @@ import numpy as np
 import eqx_clip
 from eqx_clip import CLIPConfig
 from eqx_clip.checkpoints.config import config_from_open_clip
+from eqx_clip.checkpoints.open_clip.timm_vit import TIMM_VITS, Trunk
 
 
 # A model of each kind of tower in OpenCLIP's format, small but with unequal sizes everywhere.
@@ -63,6 +64,56 @@ TINY_CLIPA = {
         "tokenizer_kwargs": {"strip_sep_token": True},
         "pool_type": "last",
         "no_causal_mask": True,
+    },
+}
+# timm knows its vision transformers by name only, so small ones have names of their own here, with
+# each of the two GELUs; `parity/models.py` tells timm.
+SMALL_TIMM_VITS = {
+    f"vit_{name}_siglip{'_tanh' if activation == 'gelu_tanh' else ''}": Trunk(
+        *sizes, activation=activation
+    )
+    for name, sizes in {
+        "tiny_patch8": (48, 8, 40, 3, 4, 3.3),
+        "thin_patch14": (60, 14, 24, 2, 3, 4.0),  # of which four pixels are not seen
+        "wide_patch16": (32, 16, 96, 1, 2, 1.7),
+    }.items()
+    for activation in ("gelu", "gelu_tanh")
+}
+TIMM_VITS.update(SMALL_TIMM_VITS)
+TINY_SIGLIP = {
+    "embed_dim": 40,
+    "init_logit_bias": -10,
+    "vision_cfg": {
+        "image_size": 48,
+        "timm_model_name": "vit_tiny_patch8_siglip",
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    },
+    "text_cfg": {
+        **TINY_VIT["text_cfg"],
+        "vocab_size": 500,
+        "hf_tokenizer_name": "timm/ViT-B-16-SigLIP",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+    },
+}
+TINY_SIGLIP2 = {
+    **TINY_SIGLIP,
+    "vision_cfg": {**TINY_SIGLIP["vision_cfg"], "timm_model_name": "vit_tiny_patch8_siglip_tanh"},
+    "text_cfg": {**TINY_SIGLIP["text_cfg"], "act_kwargs": {"approximate": "tanh"}},
+}
+TINY_WORLDWIDE = {
+    **TINY_VIT,
+    "text_cfg": {
+        **TINY_VIT["text_cfg"],
+        "vocab_size": 500,
+        "hf_tokenizer_name": "facebook/xlm-v-base",
+        "pool_type": "eos",
+        "eos_id": 2,
     },
 }
 

@@ -29,6 +29,8 @@ from .towers.resnet import ModifiedResNet as ModifiedResNet
 from .towers.resnet import ResNetConfig as ResNetConfig
 from .towers.text import TextConfig as TextConfig
 from .towers.text import TextTransformer as TextTransformer
+from .towers.timm_vit import TimmViT as TimmViT
+from .towers.timm_vit import TimmViTConfig as TimmViTConfig
 from .towers.vit import VisionTransformer as VisionTransformer
 from .towers.vit import ViTConfig as ViTConfig
 from .zoo.architectures import list_models as list_models

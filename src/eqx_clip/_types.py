@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     Name = str
     PathLike = str | os.PathLike[str]
     DType = DTypeLike
-    Activation = Literal["gelu", "quick_gelu"]
+    Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
     Head = Literal["linear", "mlp"]
     ImagePooling = Literal["class_token", "mean_patch"]
-    TextPooling = Literal["highest_id", "last"]
+    TextPooling = Literal["highest_id", "last", "first_id"]
+    TextProjection = Literal["matrix", "linear", "none"]
     Remat = Literal["none", "dots", "full"]
     Count = int
     Size = int | tuple[int, int]
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 else:
     Number = int | float | np.integer | np.floating  # executed annotations promote nothing
     ImageLike = TextLike = Input = Key = Name = PathLike = DType = Any
-    Activation = Head = ImagePooling = TextPooling = Remat = Count = Size = Real = Any
+    Activation = Head = ImagePooling = TextPooling = TextProjection = Remat = Any
+    Count = Size = Real = Any
 
 
 def at_least_float32(*dtypes: DTypeLike) -> np.dtype:

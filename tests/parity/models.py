@@ -4,9 +4,30 @@ import copy
 
 import numpy as np
 import safetensors.torch
-from oracle import open_clip, torch
+from helpers import SMALL_TIMM_VITS
+from oracle import open_clip, timm, torch
 
 import eqx_clip
+
+
+def _tell_timm(name, trunk):
+    """Registers a small vision transformer as timm's own `vit_base_patch16_siglip_224` is."""
+    sizes = trunk._asdict()
+    sizes["img_size"], sizes["embed_dim"] = sizes.pop("image_size"), sizes.pop("width")
+    sizes["act_layer"] = sizes.pop("activation")
+
+    def build(pretrained=False, **kwargs):
+        kwargs = {"class_token": False, "global_pool": "map", **sizes, **kwargs}
+        return timm.models.vision_transformer._create_vision_transformer(
+            name, pretrained=pretrained, **kwargs
+        )
+
+    build.__name__ = name
+    timm.models.register_model(build)
+
+
+for _name, _trunk in SMALL_TIMM_VITS.items():
+    _tell_timm(_name, _trunk)
 
 
 def oracle_model(config, *, dtype=torch.float32, seed=0, spread=0.05):

@@ -20,7 +20,17 @@ CONVNEXT = {
 }
 
 
-@pytest.mark.parametrize("config", [VIT, CONVNEXT], ids=["vit", "convnext"])
+SIGLIP = {
+    **VIT,
+    "vision_cfg": {
+        **{"timm_model_name": "vit_wide_patch16_siglip", "image_size": 32},
+        **{"timm_pool": "map", "timm_proj": "none"},
+    },
+    "text_cfg": {**VIT["text_cfg"], "proj_bias": True},
+}
+
+
+@pytest.mark.parametrize("config", [VIT, CONVNEXT, SIGLIP], ids=["vit", "convnext", "siglip"])
 def test_new_models_have_openclips_statistics(config):
     torch.manual_seed(0)
     theirs = open_clip.CLIP(**config).state_dict()

@@ -99,14 +99,14 @@ def config_to_open_clip(model: CLIP) -> dict[str, Any]:
     image, text = _written(model.image, "vision_cfg"), _written(model.text, "text_cfg")
     preprocess, tokenizer = model.preprocess, model.tokenizer
     configs: list[Any] = [getattr(tower, "config", None) for tower in (model.image, model.text)]
-    activations = [config.activation for config in configs if hasattr(config, "activation")]
-    if len(set(activations)) > 1:
+    quick_gelu = {family_of(config).open_clip.quick_gelu(config) for config in configs} - {None}
+    if len(quick_gelu) > 1:
         raise ValueError(
             "OpenCLIP has one activation for both transformers; this model has "
-            f"{activations[0]!r} and {activations[1]!r}."
+            f"{configs[0].activation!r} and {configs[1].activation!r}."
         )
     model_cfg: dict[str, Any] = {"embed_dim": model.embed_dim}
-    if "quick_gelu" in activations:
+    if True in quick_gelu:
         model_cfg["quick_gelu"] = True
     if model.logit_bias is not None:
         model_cfg["init_logit_bias"] = float(model.logit_bias)

@@ -59,7 +59,7 @@ class Attention(eqx.Module):
         q, k, v = self._heads(x)
         q = q[i][None]
         seen = (jnp.arange(len(x)) <= i)[None] if self.causal else None
-        return self.out(_attend_plainly(q, k, v, seen).reshape(-1))
+        return self.out(attend_plainly(q, k, v, seen).reshape(-1))
 
     def _heads(self, x: Float[Array, "tokens width"]) -> list[Float[Array, "tokens heads size"]]:
         """Queries, keys and values."""
@@ -76,7 +76,7 @@ def _attend(
     causal: bool,
 ) -> Float[Array, "tokens heads size"]:
     def plainly(q, k, v):
-        return _attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
+        return attend_plainly(q, k, v, jnp.tri(len(q), dtype=bool) if causal else None)
 
     if q.dtype == jnp.float64:  # of which JAX's function takes the softmax in float32
         return plainly(q, k, v)
@@ -87,7 +87,7 @@ def _attend(
         return jax.lax.platform_dependent(q, k, v, cpu=plainly, default=attend)
 
 
-def _attend_plainly(
+def attend_plainly(
     q: Float[Array, "queries heads size"],
     k: Float[Array, "tokens heads size"],
     v: Float[Array, "tokens heads size"],

@@ -11,6 +11,6 @@ def parameters(tree: Any) -> int:
 
 
 def transformer_flops(tower: Any, tokens: int) -> int:
-    """Of the blocks of so many tokens, attention between all of them, and of the projection."""
-    linear = 2 * tokens * parameters(tower.stack) + 2 * tower.proj.size
+    """Of the blocks of so many tokens, and attention between all of them."""
+    linear = 2 * tokens * parameters(tower.stack)
     return linear + 4 * tower.config.depth * tower.config.width * tokens**2

@@ -20,6 +20,14 @@ def normal(std: float) -> Initializer:
     return lambda key, shape: std * jr.normal(key, shape, jnp.float32)
 
 
+def truncated_normal(std: float) -> Initializer:
+    """A normal distribution around 0, cut at two standard deviations.
+
+    Its own standard deviation is 0.88 `std`: timm's `trunc_normal_tf_`.
+    """
+    return lambda key, shape: std * jr.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
+
 def uniform(bound: float) -> Initializer:
     """Between -`bound` and `bound`."""
     return lambda key, shape: jr.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)

@@ -30,10 +30,12 @@ def along_depth(start: int, leaf: Any) -> np.ndarray:
 def transformer_groups(tower: Any) -> LayerGroups:
     """The embeddings, each block but the last, the last with the norm that follows, the projection.
 
-    OpenCLIP's `lock_image_tower` and `lock_text_tower` of its own transformers.
+    OpenCLIP's `lock_image_tower` and `lock_text_tower` of its own transformers, and of timm's,
+    where the head that pools by attention is what the projection is elsewhere.
     """
     depth = len(tower.stack)
-    later = {"ln_post": depth, "ln_final": depth, "proj": depth + 1}
+    later = dict.fromkeys(("ln_post", "ln_final"), depth)
+    later |= dict.fromkeys(("map_head", "proj", "proj_bias"), depth + 1)
 
     def group(path: tuple, leaf: Any) -> np.ndarray:
         field = path[0].name

@@ -7,8 +7,21 @@ import jax.random as jr
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
+from .._checks import pair
+from .._types import Size
 from .initializers import Initializer, torch_default
 from .mesh_axes import automatic
+
+
+def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
+    """Rows and columns of whole patches. `ValueError` for an image that does not hold one."""
+    (height, width), (patch_height, patch_width) = pair(image_size), pair(patch_size)
+    rows, columns = height // patch_height, width // patch_width
+    if not rows * columns:
+        raise ValueError(
+            f"`image_size={image_size}` must hold at least one patch of `patch_size={patch_size}`."
+        )
+    return rows, columns
 
 
 class PatchConv2d(eqx.Module):

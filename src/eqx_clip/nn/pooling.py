@@ -1,6 +1,7 @@
 """What of a transformer's tokens becomes the feature: parts of a tower without arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -59,5 +60,32 @@ class LastToken(eqx.Module):
         return stack_at(stack, x, len(ids) - 1)
 
 
+class FirstId(eqx.Module):
+    """The stack's output where the id `eos_id` stands first, or at the first token where it does
+    not stand at all: OpenCLIP's pooling "eos".
+
+    The feature of tokens that see only those before them depends on no later one.
+    """
+
+    eos_id: int = eqx.field(static=True)
+
+    def __call__(
+        self,
+        stack: Layers,
+        x: Float[Array, "tokens width"],
+        ids: Integer[Array, " tokens"],
+    ) -> Float[Array, " width"]:
+        return stack_at(stack, x, jnp.argmax(ids == self.eos_id))
+
+    def used_lengths(self, ids: Int[np.ndarray, "*batch tokens"]) -> Int[np.ndarray, "*batch"]:
+        """How many tokens of each row there are up to the one that is read."""
+        return np.argmax(ids == self.eos_id, axis=-1) + 1
+
+
 IMAGE_POOLINGS = {"class_token": ClassToken, "mean_patch": MeanPatch}
-TEXT_POOLINGS = {"highest_id": HighestId, "last": LastToken}
+# Made of the configuration's `eos_id`.
+TEXT_POOLINGS: dict[str, Callable[[Any], Any]] = {
+    "highest_id": lambda eos_id: HighestId(),
+    "last": lambda eos_id: LastToken(),
+    "first_id": FirstId,
+}

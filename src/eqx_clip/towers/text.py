@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Integer, PRNGKeyArray
 
 from .._checks import (
     as_count,
+    as_natural,
     as_positive,
     canonicalize,
     check_choice,
@@ -21,19 +22,19 @@ from .._checks import (
     check_token_count,
     check_tokens,
 )
-from .._types import Activation, Count, Input, Real, TextPooling
+from .._types import Activation, Count, Input, Real, TextPooling, TextProjection
 from ..nn.activations import ACTIVATIONS
 from ..nn.attention import Attention
 from ..nn.block import Block
-from ..nn.flops import transformer_flops
-from ..nn.initializers import normal
+from ..nn.flops import parameters, transformer_flops
+from ..nn.initializers import normal, zeros
 from ..nn.layer_groups import LayerGroups, transformer_groups
 from ..nn.linear import layer_norm
 from ..nn.mesh_axes import automatic
 from ..nn.mlp import MLP
 from ..nn.module import Module
 from ..nn.pooling import TEXT_POOLINGS as POOLINGS
-from ..nn.pooling import HighestId, LastToken
+from ..nn.pooling import FirstId, HighestId, LastToken
 from ..nn.stack import Stack
 
 
@@ -42,8 +43,10 @@ class TextConfig:
     """Sizes and parts of a `TextTransformer`.
 
     - `causal`: whether a token attends to itself and those before it only.
-    - `pooling`: where the feature is read, at the "highest_id", CLIP's end-of-text token, or at the
-      "last" token, as in CLIPA.
+    - `pooling`: where the feature is read, at the "highest_id", CLIP's end-of-text token, at the
+      "last" token, as in CLIPA and SigLIP, or at the "first_id" that is `eos_id`, as in MetaCLIP 2.
+    - `projection`: what the feature is projected by, a "matrix", a "linear" layer, which has a
+      bias, as in SigLIP, or "none", where it is as wide as the tower.
     """
 
     context_length: Count = 77
@@ -56,13 +59,28 @@ class TextConfig:
     activation: Activation = "gelu"
     causal: bool = True
     pooling: TextPooling = "highest_id"
+    eos_id: Count | None = None
+    projection: TextProjection = "matrix"
+    norm_eps: Real = 1e-5
 
     def __post_init__(self):
         names = ("context_length", "vocab_size", "width", "depth", "num_heads", "embed_dim")
         canonicalize(self, as_count, *names)
-        canonicalize(self, as_positive, "mlp_ratio")
+        canonicalize(self, as_positive, "mlp_ratio", "norm_eps")
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_choice("pooling", self.pooling, tuple(POOLINGS))
+        check_choice("projection", self.projection, ("matrix", "linear", "none"))
+        if self.eos_id is not None:
+            canonicalize(self, as_natural, "eos_id")
+        if (self.eos_id is None) is (self.pooling == "first_id"):
+            raise ValueError(
+                "`eos_id` goes with `pooling='first_id'`, and only with it; got "
+                f"`eos_id={self.eos_id}` and `pooling={self.pooling!r}`."
+            )
+        if self.projection == "none" and self.embed_dim != self.width:
+            raise ValueError(
+                f"Without a projection `embed_dim={self.embed_dim}` must be `width={self.width}`."
+            )
         check_heads(self.width, self.num_heads)
         check_mlp(self.width, self.mlp_ratio)
         check_token_count("context_length", self.context_length)
@@ -78,14 +96,16 @@ class TextTransformer(Module):
     """Maps one row of token ids to one vector: `open_clip.transformer.TextTransformer`.
 
     In CLIP attention is causal, and the feature is read at the highest id, the end-of-text token.
+    In SigLIP each token sees all, padding included, and the feature is read at the last.
     """
 
     token_embedding: Float[Array, "vocab width"]
     positional_embedding: Float[Array, "context width"]
     stack: Stack[Block]
-    pool: HighestId | LastToken
+    pool: HighestId | LastToken | FirstId
     ln_final: eqx.nn.LayerNorm
-    proj: Float[Array, "width embed"]
+    proj: Float[Array, "width embed"] | None
+    proj_bias: Float[Array, " embed"] | None
     config: TextConfig = eqx.field(static=True)
 
     def __init__(self, config: TextConfig, *, key: PRNGKeyArray):
@@ -95,9 +115,9 @@ class TextTransformer(Module):
         self.token_embedding = normal(0.02)(token_key, (config.vocab_size, width))
         self.positional_embedding = normal(0.01)(position_key, (config.context_length, width))
         self.stack = Stack(lambda key: _make_block(config, key), config.depth, key=stack_key)
-        self.pool = POOLINGS[config.pooling]()
-        self.ln_final = layer_norm(width)
-        self.proj = normal(width**-0.5)(proj_key, (width, config.embed_dim))
+        self.pool = POOLINGS[config.pooling](config.eos_id)
+        self.ln_final = layer_norm(width, config.norm_eps)
+        self.proj, self.proj_bias = _make_projection(config, proj_key)
         self.config = config
 
     @property
@@ -110,7 +130,8 @@ class TextTransformer(Module):
 
     def flops(self, tokens: int | None = None) -> int:
         """The operations of one text, from shapes alone; of so many tokens, or the context's."""
-        return transformer_flops(self, self.config.context_length if tokens is None else tokens)
+        tokens = self.config.context_length if tokens is None else tokens
+        return transformer_flops(self, tokens) + 2 * parameters(self.proj)
 
     @automatic
     def __call__(self, tokens: Input) -> Float[Array, " embed"]:
@@ -134,8 +155,9 @@ class TextTransformer(Module):
         block: Any = getattr(self.stack, "block", None)
         known = isinstance(block, Block) and block.is_standard
         causal = known and getattr(block.attn, "causal", False)
-        if type(self) is TextTransformer and causal and isinstance(self.pool, HighestId):
-            return self.pool.used_lengths(tokens)
+        pool: Any = self.pool
+        if type(self) is TextTransformer and causal and hasattr(pool, "used_lengths"):
+            return pool.used_lengths(tokens)
         return np.full(tokens.shape[:-1], tokens.shape[-1])
 
     @automatic
@@ -150,7 +172,9 @@ class TextTransformer(Module):
 
     @eqx.filter_jit
     def _project(self, tokens: Integer[Array, " tokens"]) -> Float[Array, " embed"]:
-        return self.ln_final(self.pool(self.stack, self._embed(tokens), tokens)) @ self.proj
+        y = self.ln_final(self.pool(self.stack, self._embed(tokens), tokens))
+        y = y if self.proj is None else y @ self.proj
+        return y if self.proj_bias is None else y + self.proj_bias
 
     def _check(self, tokens: Input) -> Integer[Array, " tokens"]:
         return check_tokens(tokens, self.config.context_length, self.config.vocab_size)
@@ -160,12 +184,21 @@ class TextTransformer(Module):
         return embedded + self.positional_embedding[: tokens.shape[0]]
 
 
+def _make_projection(config: TextConfig, key: PRNGKeyArray) -> tuple[Array | None, Array | None]:
+    """The matrix and the bias, as far as there are any."""
+    if config.projection == "none":
+        return None, None
+    matrix = normal(config.width**-0.5)(key, (config.width, config.embed_dim))
+    bias = zeros(key, (config.embed_dim,)) if config.projection == "linear" else None
+    return matrix, bias
+
+
 def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
     attn_key, mlp_key = jr.split(key)
     width = config.width
     residual = normal(width**-0.5 * (2 * config.depth) ** -0.5)
     return Block(
-        ln_1=layer_norm(width),
+        ln_1=layer_norm(width, config.norm_eps),
         attn=Attention(
             width,
             config.num_heads,
@@ -174,7 +207,7 @@ def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
             out_init=residual,
             key=attn_key,
         ),
-        ln_2=layer_norm(width),
+        ln_2=layer_norm(width, config.norm_eps),
         mlp=MLP(
             width,
             int(width * config.mlp_ratio),

@@ -21,7 +21,6 @@ from .._checks import (
     check_mlp,
     check_token_count,
     pair,
-    short_repr,
 )
 from .._types import Activation, Count, ImagePooling, Input, Real, Size
 from ..nn.activations import ACTIVATIONS
@@ -34,7 +33,8 @@ from ..nn.linear import layer_norm
 from ..nn.mesh_axes import automatic
 from ..nn.mlp import MLP
 from ..nn.module import Module
-from ..nn.patch_conv import PatchConv2d
+from ..nn.patch_conv import PatchConv2d, patch_grid
+from ..nn.patch_dropout import check_patch_dropout, kept_patches
 from ..nn.pooling import IMAGE_POOLINGS as POOLINGS
 from ..nn.pooling import ClassToken, MeanPatch
 from ..nn.stack import Stack
@@ -69,18 +69,12 @@ class ViTConfig:
         check_choice("pooling", self.pooling, tuple(POOLINGS))
         check_heads(self.width, self.num_heads)
         check_mlp(self.width, self.mlp_ratio)
-        if math.prod(self.grid) == 0:
-            raise ValueError(
-                f"`image_size={self.image_size}` must hold at least one patch of "
-                f"`patch_size={self.patch_size}`."
-            )
         check_token_count("image_size", math.prod(self.grid))
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches; pixels beyond the last whole patch are not seen."""
-        (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
-        return height // patch_height, width // patch_width
+        return patch_grid(self.image_size, self.patch_size)
 
     def with_quick_gelu(self) -> "ViTConfig":
         return dataclasses.replace(self, activation="quick_gelu")
@@ -131,7 +125,8 @@ class VisionTransformer(Module):
     def flops(self) -> int:
         """The operations of one image, from shapes alone."""
         tokens = len(self.positional_embedding)
-        return transformer_flops(self, tokens) + 2 * (tokens - 1) * self.patch.weight.size
+        ends = (tokens - 1) * self.patch.weight.size + self.proj.size
+        return transformer_flops(self, tokens) + 2 * ends
 
     @automatic
     def __call__(
@@ -145,11 +140,7 @@ class VisionTransformer(Module):
         Raises `ValueError` for a batch, for channels last, for another size, for pixels that are
         not normalised yet, and for a share that is not in [0, 1) or comes without a key.
         """
-        if not 0 <= patch_dropout < 1 or (patch_dropout and key is None):
-            raise ValueError(
-                "`patch_dropout` must be at least 0 and less than 1, and needs a `key` if it is "
-                f"not 0; got {short_repr(patch_dropout)} and {'no' if key is None else 'a'} key."
-            )
+        check_patch_dropout(patch_dropout, key)
         return self._project(self._check(image), patch_dropout, key)
 
     @automatic
@@ -190,9 +181,8 @@ class VisionTransformer(Module):
         patches = self.patch(image.transpose(1, 2, 0)).reshape(-1, self.config.width)
         x = jnp.concatenate([self.class_embedding[None], patches]) + self.positional_embedding
         if key is not None and patch_dropout:
-            kept = max(1, int(len(patches) * (1 - patch_dropout)))
-            chosen = jr.choice(key, len(patches), (kept,), replace=False)
-            x = jnp.concatenate([x[:1], x[1 + chosen]])
+            kept = kept_patches(len(patches), patch_dropout, key)
+            x = jnp.concatenate([x[:1], x[1 + kept]])
         return x if self.ln_pre is None else jax.vmap(self.ln_pre)(x)
 
 

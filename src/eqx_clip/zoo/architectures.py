@@ -10,12 +10,14 @@ from .._clip import CLIPConfig
 from .._types import Head
 from ..checkpoints.open_clip.convnext import TIMM_TRUNKS
 from ..images.preprocess import Preprocess
+from ..tokenizers.protocol import AnyTokenizer
 from ..tokenizers.unavailable import UnavailableTokenizer
 from ..towers.convnext import ConvNeXtConfig
 from ..towers.resnet import ResNetConfig
 from ..towers.text import TextConfig
 from ..towers.vit import ViTConfig
 from .pairs import normalized, open_clip_pairs, pairs_of, words
+from .siglip import SIGLIP
 
 
 def _vit(
@@ -58,6 +60,25 @@ def _clipa(config: CLIPConfig) -> CLIPConfig:
     options = (("strip_sep_token", True),)
     tokenizer = UnavailableTokenizer("bert-base-uncased", 32, options)
     return dataclasses.replace(config, image=image, text=text, tokenizer=tokenizer)
+
+
+_XLM_V = UnavailableTokenizer("facebook/xlm-v-base")
+_MT5 = UnavailableTokenizer("google/mt5-base", options=(("clean", "canonicalize"),))
+
+
+def _worldwide(
+    config: CLIPConfig,
+    *,
+    vocab_size: int = 901629,
+    eos_id: int = 2,
+    tokenizer: AnyTokenizer = _XLM_V,
+) -> CLIPConfig:
+    """The MetaCLIP 2 of a model (Chuang et al. 2025, arXiv:2507.22062): a vocabulary of all
+    languages, and the feature of a text at the first end of text."""
+    text = dataclasses.replace(
+        config.text, vocab_size=vocab_size, pooling="first_id", eos_id=eos_id
+    )
+    return dataclasses.replace(config, text=text, tokenizer=tokenizer)
 
 
 def _resnet(
@@ -144,6 +165,12 @@ MODELS: Mapping[str, CLIPConfig] = {
     "ViT-H-14-CLIPA-336": _clipa(_H14.resize(336)),
     "ViT-bigG-14-CLIPA": _clipa(_BIG_G14),
     "ViT-bigG-14-CLIPA-336": _clipa(_BIG_G14.resize(336)),
+    "ViT-L-14-worldwide": _worldwide(_L14, vocab_size=250100, eos_id=1, tokenizer=_MT5),
+    "ViT-H-14-worldwide": _worldwide(_H14),
+    "ViT-H-14-worldwide-378": _worldwide(_H14.resize(378)),
+    "ViT-bigG-14-worldwide": _worldwide(_BIG_G14),
+    "ViT-bigG-14-worldwide-378": _worldwide(_BIG_G14.resize(378)),
+    **SIGLIP,
     "RN50": _resnet((3, 4, 6, 3), 64, 512, embed_dim=1024),
     "RN101": _resnet((3, 4, 23, 3), 64, 512, embed_dim=512),
     "RN50x4": _resnet((4, 6, 10, 6), 80, 640, embed_dim=640, image_size=288),
@@ -182,7 +209,8 @@ _SPELLINGS = {
 # OpenCLIP has these a second time, with `-quickgelu` behind the name.
 _QUICK_GELU = (
     *("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-H-14-378"),
-    *("ViT-bigG-14", "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
+    *("ViT-bigG-14", "ViT-L-14-worldwide", "ViT-H-14-worldwide"),
+    *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
 )
 
 ALIASES: Mapping[str, Alias] = {
@@ -234,8 +262,10 @@ def nearest_model(name: str) -> str:
     first, *rest = words(name) or [""]
     if others & {first, *rest}:
         return ""
-    # The first word is the family's.
-    return did_you_mean(name, [m for m in ours if get_close_matches(first, words(m)[:1])])
+    # The first word is the family's; a name with `siglip` in it means no other.
+    known = {word for model in ours for word in words(model) if len(word) > 2} & {first, *rest}
+    near = [m for m in ours if get_close_matches(first, words(m)[:1]) and known <= {*words(m)}]
+    return did_you_mean(name, near)
 
 
 def model_config(name: str) -> CLIPConfig:

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
-from ..checkpoints.open_clip import convnext, resnet, text, vit
+from ..checkpoints.open_clip import convnext, resnet, text, timm_vit, vit
 from ..checkpoints.open_clip.naming import Naming
 from ..towers.convnext import ConvNeXt, ConvNeXtConfig
 from ..towers.resnet import ModifiedResNet, ResNetConfig
 from ..towers.text import TextConfig, TextTransformer
+from ..towers.timm_vit import TimmViT, TimmViTConfig
 from ..towers.vit import VisionTransformer, ViTConfig
 
 
@@ -25,6 +26,7 @@ FAMILIES = (
     Family("ViT", ViTConfig, VisionTransformer, vit.NAMING),
     Family("RN", ResNetConfig, ModifiedResNet, resnet.NAMING),
     Family("ConvNeXt", ConvNeXtConfig, ConvNeXt, convnext.NAMING),
+    Family("SigLIP ViT", TimmViTConfig, TimmViT, timm_vit.NAMING),
     Family("text transformer", TextConfig, TextTransformer, text.NAMING),
 )
 

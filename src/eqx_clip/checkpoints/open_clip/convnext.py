@@ -71,19 +71,14 @@ _ENDS = renamed(
 
 
 def _describes(options: Mapping[str, Any]) -> bool:
-    return bool(options.get("timm_model_name"))
+    name = options.get("timm_model_name")
+    return isinstance(name, str) and name.startswith("convnext")
 
 
 def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ConvNeXtConfig:
     # OpenCLIP ignores the transformer's options, and `quick_gelu`, in timm's towers.
     options.leave_aside("layers", "width", "head_width", *VIT_OPTIONS)
-    name = options.take("timm_model_name", None)
-    name = name.partition(".")[0] if isinstance(name, str) else name  # timm's name of the weights
-    if name not in tuple(TIMM_TRUNKS):  # not by its hash: a JSON file may hold anything here
-        raise ValueError(
-            f"`timm_model_name={short_repr(name)}` is not supported; supported: "
-            f"{', '.join(TIMM_TRUNKS)}."
-        )
+    trunk = options.take_timm_model(TIMM_TRUNKS)
     pool = options.take("timm_pool", None)
     if pool not in (None, "", "avg"):  # which is what the others stand for
         raise ValueError(f"`timm_pool={short_repr(pool)}` is not supported; supported: avg.")
@@ -94,9 +89,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ConvNeXtConfig:
         )
     image_size = options.take_size("image_size", 224)
     options.refuse_others(_DEFAULTS)
-    return ConvNeXtConfig(
-        image_size=image_size, embed_dim=embed_dim, head=head, **TIMM_TRUNKS[name]._asdict()
-    )
+    return ConvNeXtConfig(image_size=image_size, embed_dim=embed_dim, head=head, **trunk._asdict())
 
 
 def _write(config: ConvNeXtConfig) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Naming:
       whether GELU is the quick one. `ValueError` for options that no tower here has.
     - `write`: the options of a tower's configuration. `ValueError` if OpenCLIP has no such tower.
     - `table`: the rows of a tower of this configuration, by paths within the tower.
+    - `quick_gelu`: whether a configuration's GELU is the quick one, which OpenCLIP says of a whole
+      model; None for towers that this does not reach.
     - `positions`: for the tensors that depend on the size of images or texts, what makes those of
       the first configuration fit the second.
     - `landmark`: the name of a tensor that only such towers have.
@@ -33,5 +35,6 @@ class Naming:
     read: Callable[[Options, Any, bool], Any]
     write: Callable[[Any], dict[str, Any]]
     table: Callable[[Any], Table]
+    quick_gelu: Callable[[Any], bool | None] = lambda config: None
     positions: Callable[[Any, Any], Mapping[str, Edit]] = lambda old, new: {}
     landmark: str

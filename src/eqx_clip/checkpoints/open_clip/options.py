@@ -1,15 +1,17 @@
 """The options of a section of OpenCLIP's configuration, taken one by one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._checks import short_repr
 
 
+ModelT = TypeVar("ModelT")
+
 # Options of training, and options of an option that is off: they change no feature.
 _WITHOUT_EFFECT = {
     *("patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"),
-    *("eos_id", "pad_id"),  # of a pooling and of a class token that are not supported
+    *("eos_id", "pad_id"),  # of another pooling, and of a class token that is not supported
     *("timm_model_pretrained", "timm_drop", "timm_drop_path"),
     *("hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
     *("output_dict", "nonscalar_logit_scale", "custom_text"),
@@ -18,7 +20,6 @@ _WITHOUT_EFFECT = {
 # What all of OpenCLIP's transformers have, and are known here by one value alone, its default.
 TRANSFORMER_DEFAULTS = {
     "ls_init_value": None,
-    "act_kwargs": None,
     "norm_kwargs": None,
     "block_type": None,
     "qk_norm": False,
@@ -46,6 +47,17 @@ class Options:
         """A number of pixels, or (height, width); JSON has lists for pairs."""
         size = self.take(key, default)
         return tuple(size) if isinstance(size, list) else size
+
+    def take_timm_model(self, models: Mapping[str, ModelT]) -> ModelT:
+        """Which of these models of timm's is named. `ValueError` for another."""
+        name = self.take("timm_model_name", None)
+        known = name.partition(".")[0]  # behind the dot is timm's name of the weights
+        if known not in models:
+            raise ValueError(
+                f"`timm_model_name={short_repr(name)}` is not supported; supported: "
+                f"{', '.join(models)}."
+            )
+        return models[known]
 
     def take_flag(self, key: str) -> bool:
         """A switch that is off by default. `ValueError` for anything but true, false and null."""

@@ -4,24 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._checks import short_repr
-from ..._types import TextPooling
+from ..._types import TextPooling, TextProjection
 from ...towers.text import TextConfig
 from ..rows.positions import resize_text_positions
-from ..rows.row import nested, renamed
+from ..rows.row import Table, nested, renamed, tensor, transposed
 from .naming import Edit, Naming
 from .options import TRANSFORMER_DEFAULTS, Options
-from .transformer import BLOCK
+from .transformer import BLOCK, has_quick_gelu, take_activation, written_activation
 
 
 _DEFAULTS = {
     **TRANSFORMER_DEFAULTS,
     "embed_cls": False,
     "final_ln_after_pool": False,
-    "proj_bias": False,
-    "proj_type": "linear",
     "hf_model_name": None,
 }
-_POOLINGS: Mapping[str, TextPooling] = {"argmax": "highest_id", "last": "last"}
+_POOLINGS: Mapping[str, TextPooling] = {
+    "argmax": "highest_id",
+    "last": "last",
+    "eos": "first_id",
+}
+_EPS = 1e-5
 
 _TABLE = {
     **renamed(
@@ -30,10 +33,17 @@ _TABLE = {
             "positional_embedding": "positional_embedding",
             "ln_final.weight": "ln_final.weight",
             "ln_final.bias": "ln_final.bias",
-            "proj": "text_projection",
         }
     ),
     **nested(BLOCK, "stack.block.", "transformer.resblocks.{i}."),
+}
+_PROJECTIONS: Mapping[TextProjection, Table] = {
+    "matrix": renamed({"proj": "text_projection"}),
+    "linear": {
+        "proj": transposed("text_projection.weight"),
+        "proj_bias": tensor("text_projection.bias"),
+    },
+    "none": {},
 }
 
 
@@ -48,6 +58,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> TextConfig:
             f"`pool_type={short_repr(pool_type)}` in `text_cfg` is not supported; supported: "
             f"{', '.join(_POOLINGS)}."
         )
+    eos_id = options.take("eos_id", 2)  # where OpenCLIP's pooling is another it does not count
     config = TextConfig(
         context_length=options.take("context_length", 77),
         vocab_size=options.take("vocab_size", 49408),
@@ -56,12 +67,37 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> TextConfig:
         num_heads=options.take("heads", 8),
         mlp_ratio=options.take("mlp_ratio", 4.0),
         embed_dim=embed_dim,
-        activation="quick_gelu" if quick_gelu else "gelu",
+        activation=take_activation(options, quick_gelu),
         causal=not options.take_flag("no_causal_mask"),
         pooling=_POOLINGS[pool_type],
+        eos_id=eos_id if pool_type == "eos" else None,
+        projection=_take_projection(options),
+        norm_eps=_take_norm_eps(options),
     )
     options.refuse_others(_DEFAULTS)
     return config
+
+
+def _take_projection(options: Options) -> TextProjection:
+    kind, has_bias = options.take("proj_type", "linear"), options.take_flag("proj_bias")
+    if kind not in ("linear", "none"):
+        raise ValueError(
+            f"`proj_type={short_repr(kind)}` in `text_cfg` is not supported; supported: linear, "
+            "none."
+        )
+    if kind == "none":
+        return "none"
+    return "linear" if has_bias else "matrix"
+
+
+def _take_norm_eps(options: Options) -> Any:
+    kwargs = options.take("norm_kwargs", None) or {"eps": _EPS}
+    if not isinstance(kwargs, Mapping) or set(kwargs) != {"eps"}:
+        raise ValueError(
+            f"`norm_kwargs={short_repr(kwargs)}` in `text_cfg` is not supported; supported: "
+            "{'eps': number}."
+        )
+    return kwargs["eps"]
 
 
 def _write(config: TextConfig) -> dict[str, Any]:
@@ -77,7 +113,15 @@ def _write(config: TextConfig) -> dict[str, Any]:
         options["no_causal_mask"] = True
     if config.pooling != "highest_id":
         options["pool_type"] = {v: k for k, v in _POOLINGS.items()}[config.pooling]
-    return options
+    if config.eos_id is not None:
+        options["eos_id"] = config.eos_id
+    if config.projection == "linear":
+        options["proj_bias"] = True
+    if config.projection == "none":
+        options["proj_type"] = "none"
+    if config.norm_eps != _EPS:
+        options["norm_kwargs"] = {"eps": config.norm_eps}
+    return options | written_activation(config)
 
 
 def _positions(old: TextConfig, new: TextConfig) -> Mapping[str, Edit]:
@@ -89,7 +133,8 @@ NAMING = Naming(
     describes=_describes,
     read=_read,
     write=_write,
-    table=lambda config: _TABLE,
+    table=lambda config: {**_TABLE, **_PROJECTIONS[config.projection]},
+    quick_gelu=has_quick_gelu,
     positions=_positions,
     landmark="token_embedding.weight",
 )

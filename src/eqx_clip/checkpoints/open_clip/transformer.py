@@ -1,6 +1,11 @@
-"""OpenCLIP's names of the tensors of a transformer's block."""
+"""What OpenCLIP's own transformers of images and of texts have in common in its format."""
 
+from typing import Any
+
+from ..._checks import short_repr
+from ..._types import Activation
 from ..rows.row import renamed
+from .options import Options
 
 
 BLOCK = renamed(
@@ -19,3 +24,30 @@ BLOCK = renamed(
         "mlp.down.bias": "mlp.c_proj.bias",
     }
 )
+
+
+def take_activation(options: Options, quick_gelu: bool) -> Activation:
+    """The activation that the option `act_kwargs` chooses, what PyTorch's GELU is given.
+
+    `ValueError` for what it does not take; the quick GELU takes nothing.
+    """
+    kwargs = options.take("act_kwargs", None) or {}
+    if not kwargs:
+        return "quick_gelu" if quick_gelu else "gelu"
+    if not quick_gelu and kwargs == {"approximate": "none"}:
+        return "gelu"
+    if not quick_gelu and kwargs == {"approximate": "tanh"}:
+        return "gelu_tanh"
+    raise ValueError(
+        f"`act_kwargs={short_repr(kwargs)}` in `{options.name}` is not supported"
+        f"{' with `quick_gelu`' if quick_gelu else ''}; supported: {{'approximate': 'tanh'}}."
+    )
+
+
+def written_activation(config: Any) -> dict[str, Any]:
+    """The options of a configuration's activation; the quick GELU is said of the whole model."""
+    return {"act_kwargs": {"approximate": "tanh"}} if config.activation == "gelu_tanh" else {}
+
+
+def has_quick_gelu(config: Any) -> bool:
+    return config.activation == "quick_gelu"

@@ -10,7 +10,7 @@ from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed
 from .naming import Edit, Naming
 from .options import TIMM_OPTIONS, TRANSFORMER_DEFAULTS, Options
-from .transformer import BLOCK
+from .transformer import BLOCK, has_quick_gelu, take_activation, written_activation
 
 
 _DEFAULTS = {
@@ -21,6 +21,7 @@ _DEFAULTS = {
 # What OpenCLIP does not look at in towers of another kind.
 VIT_OPTIONS = (
     *_DEFAULTS,
+    "act_kwargs",
     "mlp_ratio",
     "patch_size",
     "no_ln_pre",
@@ -72,7 +73,7 @@ def _read(options: Options, embed_dim: Any, quick_gelu: bool) -> ViTConfig:
         num_heads=width // head_width,
         mlp_ratio=options.take("mlp_ratio", 4.0),
         embed_dim=embed_dim,
-        activation="quick_gelu" if quick_gelu else "gelu",
+        activation=take_activation(options, quick_gelu),
         pooling=_POOLINGS[pool_type],
         norm_pre=not options.take_flag("no_ln_pre"),
     )
@@ -94,7 +95,7 @@ def _write(config: ViTConfig) -> dict[str, Any]:
         options["no_ln_pre"] = True
     if config.pooling == "mean_patch":
         options |= {"pool_type": "avg", "final_ln_after_pool": True}
-    return options
+    return options | written_activation(config)
 
 
 def _positions(old: ViTConfig, new: ViTConfig) -> Mapping[str, Edit]:
@@ -107,6 +108,7 @@ NAMING = Naming(
     read=_read,
     write=_write,
     table=lambda config: _TABLE,
+    quick_gelu=has_quick_gelu,
     positions=_positions,
     landmark="visual.class_embedding",
 )

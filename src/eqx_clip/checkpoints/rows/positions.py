@@ -10,22 +10,28 @@ from ..._types import at_least_float32
 
 
 def resize_image_positions(
-    positions: np.ndarray, configured: tuple[int, int], new: tuple[int, int]
+    positions: np.ndarray,
+    configured: tuple[int, int],
+    new: tuple[int, int],
+    *,
+    class_tokens: int = 1,
 ) -> np.ndarray:
     """Patch positions (tokens, width) for the (rows, columns) grid `new`; the class token's stays.
 
     The weights' own grid is the `configured` one if they have as many patches, else `new`, else a
-    square. Bicubic with antialiasing: OpenCLIP's `resize_pos_embed`, which knows squares only.
-    Raises `ValueError` for a number of patches that is none of these.
+    square. Bicubic with antialiasing: OpenCLIP's `resize_pos_embed`, which knows squares only, and
+    timm's `resample_abs_pos_embed`. Raises `ValueError` for a number of patches that is none of
+    these.
     """
     if positions.ndim != 2:
         return positions  # for the comparison of shapes, which names the tensor
-    old = _find_grid(len(positions) - 1, configured, new)
+    first, patches = positions[:class_tokens], positions[class_tokens:]
+    old = _find_grid(len(patches), configured, new)
     if old == new:
         return positions
-    grid = positions[1:].reshape(*old, -1)
+    grid = patches.reshape(*old, -1)
     resized = _resize(grid, (*new, grid.shape[-1]), "cubic", antialias=True)
-    return np.concatenate([positions[:1], resized.reshape(-1, grid.shape[-1])])
+    return np.concatenate([first, resized.reshape(-1, grid.shape[-1])])
 
 
 def resize_text_positions(positions: np.ndarray, new: int) -> np.ndarray:
@@ -39,13 +45,13 @@ def resize_text_positions(positions: np.ndarray, new: int) -> np.ndarray:
 
 
 def _find_grid(patches: int, configured: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    side = math.isqrt(max(patches, 0))
+    side = math.isqrt(patches)
     for grid in (configured, new, (side, side)):
         if math.prod(grid) == patches > 0:
             return grid
     raise ValueError(
-        f"The configuration has {1 + math.prod(configured)} positions, the weights have "
-        f"{1 + patches}: beside the class token's, {patches}, which are no square of patches. "
+        f"The configuration has {math.prod(configured)} patches, the weights have positions of "
+        f"{patches}, which are no square of patches. "
         "Name the size that the weights are of, `image_size=(height, width)`, or write it into "
         "the configuration."
     )
