@@ -4,8 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..tokenizers.vocabulary import CONFIG_FILE as TOKENIZER_CONFIG_FILE
+from ..tokenizers.vocabulary import FILE as TOKENIZER_FILE
+
 
 CONFIG_FILE = "open_clip_config.json"
+TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 # OpenCLIP's order of preference, without its pickles.
 WEIGHT_FILES = (
     "open_clip_model.safetensors",
@@ -88,7 +92,7 @@ def fetch(
             reasons.append(f"{repo}/{file}: {reason}")
     pickles = (
         []
-        if offline or CONFIG_FILE in files
+        if offline or not {*files} - {CONFIG_FILE, *TOKENIZER_FILES}
         else [f"{repo}/{file}" for repo in repos for file in _pickles(repo, revision)]
     )
     raise WeightsNotFoundError(

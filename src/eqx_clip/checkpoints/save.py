@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import DTYPES, short_repr
-from .._clip import CLIP
+from .._clip import CLIP, CLIPConfig
 from ..nn.batch_norm import is_counter
 from .config import config_from_open_clip, config_to_open_clip
 from .convert import check_model, skeleton, to_state_dict
-from .hub import CONFIG_FILE, WEIGHT_FILES
+from .hub import CONFIG_FILE, TOKENIZER_FILES, WEIGHT_FILES
+from .tokenizer_files import files_of, is_of_files, with_files_of
 
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def save(model: Model, folder: Folder) -> None:
     _check_types(model)
     config = config_to_open_clip(model)
     tensors = to_state_dict(model)
-    _check_rebuilds(model, config)
+    rebuilt = with_files_of(config_from_open_clip(config), model.tokenizer)
+    _check_rebuilds(model, rebuilt)
     text = json.dumps(config, indent=2)
     folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,9 @@ def save(model: Model, folder: Folder) -> None:
         (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
         shutil.copymode(draft / CONFIG_FILE, draft / WEIGHT_FILES[0])
-        _move_in(draft, folder)
+        for name, content in files_of(model.tokenizer).items():
+            (draft / name).write_bytes(content)
+        _move_in(draft, folder, TOKENIZER_FILES if is_of_files(model.tokenizer) else ())
 
 
 def _check_types(model: CLIP) -> None:
@@ -79,9 +83,9 @@ def _check_types(model: CLIP) -> None:
             )
 
 
-def _check_rebuilds(model: CLIP, config: Mapping[str, Any]) -> None:
-    """`ValueError` if OpenCLIP, or `load`, would build another model from `config`."""
-    problem = _difference(model, skeleton(config_from_open_clip(config)))
+def _check_rebuilds(model: CLIP, config: CLIPConfig) -> None:
+    """`ValueError` if OpenCLIP, or `load`, would build another model than this, by `config`."""
+    problem = _difference(model, skeleton(config))
     if problem is not None:
         raise ValueError(
             f"This model is not the one that its towers' configurations describe: {problem}. "
@@ -117,28 +121,36 @@ def _draft(folder: Path) -> Iterator[Path]:
         yield Path(draft)
 
 
-def _move_in(draft: Path, folder: Path) -> None:
-    """Puts the two files of `draft` in the place of their namesakes in `folder`.
+def _move_in(draft: Path, folder: Path, tokenizer: Sequence[str]) -> None:
+    """Puts the files of `draft` in the place of their namesakes in `folder`.
 
     The step that counts is the renaming of the weights. They carry a copy of their configuration,
-    which `load` takes while the file of that name is away, as it is until both belong together.
+    which `load` takes while the file of that name is away, as it is until both belong together; so
+    are the files that the `tokenizer` is made of, without which a model loads all the same. One
+    that `draft` does not have goes: it is another model's.
     """
     for path in draft.iterdir():
         _flush(path)
-    weights, config = folder / WEIGHT_FILES[0], folder / CONFIG_FILE
-    away = folder / f"{CONFIG_FILE}.old"
-    same = config.is_file() and config.read_bytes() == (draft / CONFIG_FILE).read_bytes()
+    changed = [name for name in (*tokenizer, CONFIG_FILE) if not _same(draft / name, folder / name)]
+    away = {folder / name: folder / f"{name}.old" for name in changed}
     try:
-        if config.exists() and not same:
-            os.replace(config, away)
-        os.replace(draft / WEIGHT_FILES[0], weights)
+        for path, old in away.items():
+            if path.exists():
+                os.replace(path, old)
+        os.replace(draft / WEIGHT_FILES[0], folder / WEIGHT_FILES[0])
     except BaseException:
-        if away.exists() and not config.exists():
-            os.replace(away, config)
+        for path, old in away.items():
+            if old.exists() and not path.exists():
+                os.replace(old, path)
         raise
-    if not same:
-        away.unlink(missing_ok=True)
-        os.replace(draft / CONFIG_FILE, config)
+    for path, old in away.items():
+        old.unlink(missing_ok=True)
+        if (draft / path.name).exists():
+            os.replace(draft / path.name, path)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _flush(path: Path) -> None:

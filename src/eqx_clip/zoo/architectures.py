@@ -10,7 +10,7 @@ from .._clip import CLIPConfig
 from .._types import Head
 from ..checkpoints.open_clip.convnext import TIMM_TRUNKS
 from ..images.preprocess import Preprocess
-from ..tokenizers.unavailable import UnavailableTokenizer
+from ..tokenizers.json_file import JSONTokenizer
 from ..towers.convnext import ConvNeXtConfig
 from ..towers.resnet import ResNetConfig
 from ..towers.text import TextConfig
@@ -55,8 +55,7 @@ def _clipa(config: CLIPConfig) -> CLIPConfig:
     text = dataclasses.replace(
         config.text, context_length=32, vocab_size=32000, causal=False, pooling="last"
     )
-    options = (("strip_sep_token", True),)
-    tokenizer = UnavailableTokenizer("bert-base-uncased", 32, options)
+    tokenizer = JSONTokenizer("bert-base-uncased", 32, strip_sep_token=True)
     return dataclasses.replace(config, image=image, text=text, tokenizer=tokenizer)
 
 
