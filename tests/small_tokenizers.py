@@ -18,8 +18,8 @@ from tokenizers import (
 
 WORDS = """
 a photo of the small red cat sitting on an old sofa it is not they are I have we will she would
-don't isn't 2024 3.14 www.example.com semi-detached snake_case naïve CAFÉ Straße İstanbul ΑΣ привет
-мир 日本語 ひらがな 한국어 हिन्दी العربية 猫 犬 two dogs running through tall grass by a river at night
+don't isn't 2024 3.14 www.example.com semi-detached snake_case naïve CAFÉ Straße İstanbul ΑΣ мир
+привет 日本語 ひらがな 한국어 हिन्दी العربية 猫 犬 two dogs running through tall grass by a river
 """.split()
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -96,12 +96,13 @@ def _t5():
 
 def _t5_without_first_mark():
     """As transformers 4 writes such a file; transformers 5 puts its mark before every word."""
-    tokenizer, config = _t5()
+    content, config = files("t5").values()  # training it again gives another vocabulary
+    tokenizer = Tokenizer.from_str(content.decode())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), "▁")]
     )
-    return tokenizer, config
+    return tokenizer, json.loads(config)
 
 
 def _xlm_roberta():

@@ -17,7 +17,7 @@ from .open_clip.options import Options, required, section
 # Repositories whose tokenizer is CLIP's own. By way of transformers it pads with the end of text,
 # which no feature shows: each is read at the first one, and attention is causal.
 _CLIP_TOKENIZERS = re.compile(r"openai/clip-vit-[\w-]+|laion/CLIP-(?!.*roberta).+")
-_TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language")
+_TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 

@@ -78,8 +78,9 @@ def is_of_files(tokenizer: AnyTokenizer) -> bool:
 
 def with_files_of(config: CLIPConfig, tokenizer: AnyTokenizer) -> CLIPConfig:
     """`config`, and the files of a model's tokenizer, where both are of such a kind."""
-    both = isinstance(tokenizer, JSONTokenizer) and isinstance(config.tokenizer, JSONTokenizer)
-    return _with(config, vocabulary=tokenizer.vocabulary) if both else config
+    if not (isinstance(tokenizer, JSONTokenizer) and isinstance(config.tokenizer, JSONTokenizer)):
+        return config
+    return _with(config, vocabulary=tokenizer.vocabulary)
 
 
 def _with(config: CLIPConfig, **fields: Any) -> CLIPConfig:

@@ -27,24 +27,22 @@ class JSONTokenizer:
 
     `name` is the repository of the hub that the file is from, or would be. `clean` is what is done
     to a text first ("whitespace", "lower" or "canonicalize"); with `strip_sep_token` the separator
-    is written as 0; `language` takes the place of the file's own start, for NLLB ("eng_Latn").
-    Without a `vocabulary` it is an equal value that a model can carry, and calling it is an error;
-    `missing` says why there is none. Anything else is a `ValueError`.
+    is written as 0. Without a `vocabulary` it is a value that a model carries, and calling it is a
+    `ValueError`; `missing` says why there is none. Other options are a `ValueError`.
     """
 
     name: Name
     context_length: Count = 77
     clean: Cleaning = "whitespace"
     strip_sep_token: Flag = False
-    language: Name | None = None
     vocabulary: Vocabulary | None = None
     missing: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("name", "language"):
-            value = getattr(self, name)
-            if not (isinstance(value, str) and value) and (name == "name" or value is not None):
-                raise ValueError(f"`{name}` must be a name; got {short_repr(value)}.")
+        if not (isinstance(self.name, str) and self.name):
+            raise ValueError(
+                f"`name` must be a repository of the hub; got {short_repr(self.name)}."
+            )
         canonicalize(self, as_count, "context_length")
         check_choice("clean", self.clean, tuple(CLEANINGS))
         if not isinstance(self.strip_sep_token, bool):
@@ -68,7 +66,7 @@ class JSONTokenizer:
         if vocabulary is None:
             raise ValueError(self._why_not())
         captions = as_captions(texts)
-        start, end = frame(vocabulary, self.language or vocabulary.language)
+        start, end = frame(vocabulary)
         room = self.context_length - len(start) - len(end)
         if room < 0:
             raise ValueError(

@@ -69,7 +69,7 @@ def read_vocabulary(content: bytes, config: bytes, where: str) -> Vocabulary:
         tokenizer = loaded(vocabulary)
         pad = _token_id(tokenizer, facts, "pad_token", _PADS)
         separator = _token_id(tokenizer, facts, "sep_token", _SEPARATORS)
-        frame(vocabulary, vocabulary.language)
+        frame(vocabulary)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the package's Rust code is no `Exception`
@@ -128,16 +128,14 @@ def _loaded(key: _Key) -> "tokenizers.Tokenizer":
 
 
 @functools.lru_cache(maxsize=16)
-def frame(
-    vocabulary: Vocabulary, language: str | None = None
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def frame(vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that stand before a text's own, and those that stand behind."""
     tokenizer = loaded(vocabulary)
-    if language is not None:
-        start = tokenizer.token_to_id(language)
+    if vocabulary.language is not None:
+        start = tokenizer.token_to_id(vocabulary.language)
         end = _token_id(tokenizer, json.loads(vocabulary.config), "eos_token", _ENDS)
         if start is None or end is None:
-            raise ValueError(f"{FILE!r} has no token {language!r}: it is no language of the file.")
+            raise ValueError(f"it has no token for {vocabulary.language!r} or for the end of text")
         return (start,), (end,)
     own = tokenizer.encode("a", add_special_tokens=False).ids
     whole = tokenizer.encode("a").ids
