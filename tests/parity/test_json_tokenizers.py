@@ -59,9 +59,7 @@ def test_ids(kind, context_length, tmp_path):
     expected = theirs(folder, context_length, **options_of(kind))(texts).numpy()
     differ = np.flatnonzero((rows != expected).any(1))
 
-    assert not differ.size, (
-        f"{texts[differ[0]]!a}: {rows[differ[0]]}, not {expected[differ[0]]}"
-    )
+    assert not differ.size, f"{texts[differ[0]]!a}: {rows[differ[0]]}, not {expected[differ[0]]}"
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
