@@ -1,9 +1,9 @@
 """CLIP in JAX: OpenCLIP's weights and numbers as Equinox modules."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import sharding as sharding
-from . import train as train
 from ._clip import CLIP as CLIP
 from ._clip import CLIPConfig as CLIPConfig
 from ._clip import Tower as Tower
@@ -41,12 +41,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import data as data
+    from . import train as train
 
 
 def __getattr__(name: str) -> Any:
-    """`eqx_clip.data`, imported when it is first used: TFDS takes half a second."""
-    if name == "data":
-        import eqx_clip.data
-
-        return eqx_clip.data
+    """`eqx_clip.data` and `eqx_clip.train`, imported when first used: they take half a second."""
+    if name in ("data", "train"):
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -143,7 +143,7 @@ def test_repository_without_configuration_names_it_and_does_not_blame_pickles(hu
     with pytest.raises(WeightsNotFoundError, match=rf"org/clip/{CONFIG}: no such file") as info:
         eqx_clip.load("hf-hub:org/clip")
     assert "only pickles" not in str(info.value)
-    assert "format of transformers, which does without it, is not read yet" in str(info.value)
+    assert "org/clip/config.json: no such file" in str(info.value)
 
 
 def test_repository_of_pickles_is_refused_with_the_recipe_and_not_downloaded(hub, folder):

@@ -1,6 +1,5 @@
 """Models from OpenCLIP's state dicts and back, by the tables of their towers' families."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -10,9 +9,7 @@ from jaxtyping import DTypeLike
 
 from .._clip import CLIP, CLIPConfig
 from ..zoo.families import FAMILIES, family_of
-from .open_clip.naming import Edit
-from .open_clip.tensors import Canonical
-from .rows.row import Table, nested, renamed
+from .format import OPEN_CLIP, Edits, Format
 from .rows.state_dict import MisfitError, Placement, fill, tensors_of
 
 
@@ -30,18 +27,6 @@ def check_model(model: Any) -> None:
         )
 
 
-def table_of(model: CLIP) -> Table:
-    """OpenCLIP's names for (at least) every leaf of `model`.
-
-    Raises `ValueError` for towers that OpenCLIP does not know.
-    """
-    towers = {name: getattr(model, name) for name in ("image", "text")}
-    rows = renamed({"logit_scale": "logit_scale", "logit_bias": "logit_bias"})
-    for name, tower in towers.items():
-        rows |= nested(family_of(tower).open_clip.table(tower.config), f"{name}.", "")
-    return rows
-
-
 def to_state_dict(model: Model) -> dict[str, np.ndarray]:
     """`model` as OpenCLIP's state dict: NumPy arrays by OpenCLIP's names, dtypes kept.
 
@@ -49,7 +34,7 @@ def to_state_dict(model: Model) -> dict[str, np.ndarray]:
     what is no `CLIP`, and for towers that OpenCLIP does not know. Inverse of `from_state_dict`.
     """
     check_model(model)
-    return tensors_of(model, table_of(model))
+    return tensors_of(model, OPEN_CLIP.table(model))
 
 
 def skeleton(config: CLIPConfig) -> CLIP:
@@ -61,17 +46,18 @@ def filled(
     config: CLIPConfig,
     tensors: Any,
     dtype: DTypeLike | None = None,
-    edits: Mapping[str, Edit] | None = None,
+    edits: Edits | None = None,
     device: Placement | None = None,
+    form: Format = OPEN_CLIP,
 ) -> CLIP:
-    """The model of `config` with the weights of OpenCLIP's state dict.
+    """The model of `config` with the weights of a state dict in a format.
 
     `edits`: what is done to small tensors on the way, by name. Raises `ValueError` for tensors that
     do not fit, with the family that they look like.
     """
     model = skeleton(config)
     try:
-        return fill(model, table_of(model), Canonical(tensors, edits or {}), dtype, device)
+        return fill(model, form.table(model), form.plain(tensors, edits or {}), dtype, device)
     except MisfitError as error:
         raise ValueError(f"{error} {_origin(model, error.names)}") from None
 

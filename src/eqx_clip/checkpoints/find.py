@@ -13,10 +13,12 @@ from .._checks import short_repr
 from .._clip import CLIPConfig
 from .._types import PathLike
 from ..zoo.architectures import MODELS, is_model, model_config, nearest_model
-from ..zoo.pairs import TRANSFORMERS_REPOS, open_clip_pairs, pair_of, pairs_of
+from ..zoo.pairs import open_clip_pairs, pair_of, pairs_of
 from ..zoo.pretrained import PRETRAINED, find_pretrained
+from . import transformers_files as transformers
 from .config import config_from_open_clip
 from .files.safetensors import SafetensorsFile
+from .format import OPEN_CLIP, TRANSFORMERS, Format
 from .hub import (
     CONFIG_FILE,
     PICKLE_SUFFIXES,
@@ -39,6 +41,7 @@ class Found(NamedTuple):
 
     config: CLIPConfig
     weights: Path
+    form: Format = OPEN_CLIP
 
 
 def find(
@@ -55,13 +58,13 @@ def find(
     name = os.fspath(source)
     if name.startswith("hf-hub:"):
         _refuse(tag=tag, where="a repository of the hub")
-        repo = name.removeprefix("hf-hub:")
-        if repo in TRANSFORMERS_REPOS:
-            raise _unknown(repo, None)
+        repo = [name.removeprefix("hf-hub:")]
         place: Any = {"revision": revision, "cache_dir": cache_dir}
-        config = _read_config(fetch([repo], [CONFIG_FILE], **place))
-        weights = fetch([repo], WEIGHT_FILES, **place)
-        return Found(with_tokenizer_of(config, [repo], **place), weights)
+        path = fetch(repo, [CONFIG_FILE, transformers.CONFIG_FILE], **place)
+        if path.name == transformers.CONFIG_FILE:
+            return _in_transformers(transformers.fetched(repo, place))
+        config, weights = _read_config(path), fetch(repo, WEIGHT_FILES, **place)
+        return Found(with_tokenizer_of(config, repo, **place), weights)
     is_path = os.sep in name and os.path.isdir(name)  # "ViT-B/32" is none
     if isinstance(source, str) and is_model(name) and not is_path:
         if tag is not None and _is_file_name(tag):
@@ -80,6 +83,8 @@ def find(
     folder = _path(name.removeprefix("local-dir:"))
     if os.path.isdir(folder):  # unlike `Path.is_dir`, of any string
         _refuse(tag=tag, revision=revision, where="a folder")
+        if transformers.is_in(folder):
+            return _in_transformers(folder)
         weights = find_in_folder(folder)
         config = _own_config(weights) or _missing_config(folder)
         return Found(with_tokenizer_in(config, folder), weights)
@@ -93,6 +98,11 @@ def find(
             "beside the weights."
         )
     raise _unknown(name, None if tag is None else os.fspath(tag))
+
+
+def _in_transformers(folder: Path) -> Found:
+    config = transformers.read_config(folder)
+    return Found(config, transformers.weights_in(folder), TRANSFORMERS)
 
 
 def _unknown(name: str, tag: str | None) -> ValueError:
@@ -111,12 +121,6 @@ def _unknown(name: str, tag: str | None) -> ValueError:
 
 def _answer_for(repo: str) -> str | None:
     """What to say of a repository of the hub that is known here, without `hf-hub:`."""
-    if repo in TRANSFORMERS_REPOS:
-        model, tag = TRANSFORMERS_REPOS[repo]
-        return (
-            f"{repo!r} is in the format of transformers, which is not read yet. The same weights: "
-            f"`eqx_clip.load({model!r}, {tag!r})`."
-        )
     for row in PRETRAINED:
         if repo in row.repos:
             return (
@@ -129,8 +133,8 @@ def _answer_for(repo: str) -> str | None:
 
 def _on_the_hub(repo: str) -> str:
     return (
-        f"`eqx_clip.load('hf-hub:{repo}')` loads a repository in OpenCLIP's format; that of "
-        "transformers is not read yet."
+        f"`eqx_clip.load('hf-hub:{repo}')` loads a repository in OpenCLIP's format, or in that of "
+        "transformers."
     )
 
 

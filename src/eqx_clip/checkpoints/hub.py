@@ -4,12 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..tokenizers.vocabulary import CONFIG_FILE as TOKENIZER_CONFIG_FILE
-from ..tokenizers.vocabulary import FILE as TOKENIZER_FILE
+from ..tokenizers.vocabulary import FILES as TOKENIZER_FILES
 
 
 CONFIG_FILE = "open_clip_config.json"
-TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 # OpenCLIP's order of preference, without its pickles.
 WEIGHT_FILES = (
     "open_clip_model.safetensors",
@@ -92,7 +90,7 @@ def fetch(
             reasons.append(f"{repo}/{file}: {reason}")
     pickles = (
         []
-        if offline or not {*files} - {CONFIG_FILE, *TOKENIZER_FILES}
+        if offline or {CONFIG_FILE, *TOKENIZER_FILES} & {*files}
         else [f"{repo}/{file}" for repo in repos for file in _pickles(repo, revision)]
     )
     raise WeightsNotFoundError(
@@ -122,8 +120,6 @@ def _not_found(
         )
     if pickles:
         return f"{looked}There are only pickles: {', '.join(pickles)}.\n{PICKLE_RECIPE}"
-    if is_config and all(reason.endswith("no such file") for reason in reasons):
-        looked += "The format of transformers, which does without it, is not read yet. "
     return f"{looked}Check the name on the hub, or load a local folder: `eqx_clip.load(folder)`."
 
 

@@ -15,12 +15,10 @@ from .._checks import check_dtype, check_key, short_repr
 from .._clip import CLIP, CLIPConfig
 from .._types import Count, DType, Key, PathLike, Real, Size
 from ..zoo.architectures import model_config
-from ..zoo.families import family_of
 from .config import config_from_open_clip
 from .convert import filled, skeleton
-from .files.safetensors import SafetensorsFile
+from .files.weights import open_weights
 from .find import find
-from .open_clip.naming import Edit
 from .rows.state_dict import Placement
 
 
@@ -55,8 +53,11 @@ def load(
           Activation and preprocessing are those of the configuration in the file or beside it;
           without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU.
           So are the sizes of images and texts;
-        - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format;
-        - a folder in OpenCLIP's format: `open_clip_config.json` and safetensors.
+        - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format or in that of
+          transformers' `CLIPModel`;
+        - a folder in OpenCLIP's format, `open_clip_config.json` and safetensors, or in that of
+          transformers, `config.json`, `preprocessor_config.json` and `model.safetensors` or the
+          files of its index. Where both are there, OpenCLIP's is taken.
     - `dtype`: what the weights are stored, and computed with, as: all of them, the logit scale
       with the rest. float32, bfloat16, float16 or, in JAX's 64-bit mode, float64; weights of a
       file may be of any of these, and of no other type, such as float8.
@@ -83,9 +84,10 @@ def load(
         )
     found = find(source, tag, cache_dir=cache_dir, revision=revision)
     config = found.config.resize(image_size, context_length)
-    with SafetensorsFile(found.weights) as tensors:
+    edits = found.form.positions(found.config, config)
+    with open_weights(found.weights) as tensors:
         try:
-            return filled(config, tensors, dtype, _resizing(found.config, config), device)
+            return filled(config, tensors, dtype, edits, device, found.form)
         except ValueError as error:
             raise ValueError(f"Cannot load {found.weights}: {error}") from None
 
@@ -149,14 +151,6 @@ def _as_config(name_or_config: ConfigLike) -> CLIPConfig:
             f"{short_repr(name_or_config)}."
         )
     return model_config(name_or_config)
-
-
-def _resizing(old: CLIPConfig, new: CLIPConfig) -> dict[str, Edit]:
-    """What must be done to positional embeddings for a model of `new`, if `old` describes them."""
-    edits: dict[str, Edit] = {}
-    for before, after in ((old.image, new.image), (old.text, new.text)):
-        edits |= family_of(before).open_clip.positions(before, after)
-    return edits
 
 
 def _check_fits(config: CLIPConfig, key: Key) -> None:

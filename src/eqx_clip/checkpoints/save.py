@@ -1,5 +1,6 @@
-"""Writes a model as OpenCLIP reads it."""
+"""Writes a model as other libraries read it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import DTYPES, short_repr
 from .._clip import CLIP, CLIPConfig
+from .._types import Name
 from ..nn.batch_norm import is_counter
+from ..tokenizers.vocabulary import FILES as TOKENIZER_FILES
+from . import transformers_files
 from .config import config_from_open_clip, config_to_open_clip
 from .convert import check_model, skeleton, to_state_dict
-from .hub import CONFIG_FILE, TOKENIZER_FILES, WEIGHT_FILES
+from .format import TRANSFORMERS
+from .hub import CONFIG_FILE, WEIGHT_FILES
+from .rows.state_dict import tensors_of
 from .tokenizer_files import files_of, is_of_files, with_files_of
+from .transformers.config import config_from_transformers, config_to_transformers
+from .transformers.preprocess import preprocess_from_transformers, preprocess_to_transformers
 
 
 if TYPE_CHECKING:
@@ -28,18 +37,23 @@ else:
     Model = Folder = Any  # a `ValueError` speaks first
 
 
-def save(model: Model, folder: Folder) -> None:
-    """Writes `model` into `folder`, in OpenCLIP's format: safetensors and configuration.
+def save(model: Model, folder: Folder, *, format: Name = "open_clip") -> None:
+    """Writes `model` into `folder`: safetensors and configuration.
 
+    `format` is "open_clip", which OpenCLIP loads strictly
+    (`open_clip.create_model("local-dir:folder")`), or "transformers", for
+    `transformers.CLIPModel.from_pretrained(folder)`, of towers such as OpenAI's ViTs have.
     `eqx_clip.load(folder, dtype=...)` with the model's own type gives it back, equal to the bit,
-    and OpenCLIP loads it strictly: `open_clip.create_model("local-dir:folder")`. The folder is made
-    where it is missing; other files in it are left alone. A model that is there already is replaced
-    by one renaming once the new one is written whole, so that whenever the process ends, `load`
-    finds the one or the other. Raises `ValueError`, before anything is written, for what is no
-    `CLIP`, for a folder far away (`train.export` writes there), for weights of another type than
-    `load` reads (float32, bfloat16, float16, float64; not float8), and for towers and sizes that
-    OpenCLIP does not have (`eqx.tree_serialise_leaves` writes any model); `OSError` where the
-    folder cannot be written to, such as on a full disk.
+    from a folder that holds one format: of two it takes OpenCLIP's. The files of a tokenizer that
+    is made of some are written, too. The folder is made where it is missing; other files in it are
+    left alone. A model that is there already is replaced by one renaming once the new one is
+    written whole, so that whenever the process ends, `load` finds the one or the other, without
+    its tokenizer at worst where the two have different ones. Raises `ValueError`, before anything
+    is written, for what is no `CLIP`, for an unknown format, for a folder far away (`train.export`
+    writes there), for weights of another type than `load` reads (float32, bfloat16, float16,
+    float64; not float8), and for towers and sizes that the format does not have
+    (`eqx.tree_serialise_leaves` writes any model);
+    `OSError` where the folder cannot be written to, such as on a full disk.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -49,26 +63,75 @@ def save(model: Model, folder: Folder) -> None:
         raise ValueError(f"`folder` must be a path; got {short_repr(folder)}.")
     if "://" in os.fspath(folder):
         raise ValueError(f"{folder} is no folder here: `train.export` writes far away.")
+    if format not in _WRITERS:
+        raise ValueError(
+            f"`format` must be one of {', '.join(map(repr, _WRITERS))}; got {short_repr(format)}."
+        )
     _check_types(model)
-    config = config_to_open_clip(model)
-    tensors = to_state_dict(model)
-    rebuilt = with_files_of(config_from_open_clip(config), model.tokenizer)
-    _check_rebuilds(model, rebuilt)
-    text = json.dumps(config, indent=2)
+    files = _WRITERS[format](model)
+    _check_rebuilds(model, with_files_of(files.rebuilt, model.tokenizer))
     folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with _draft(folder) as draft:
-        metadata = {"format": "pt", CONFIG_FILE: text}
         try:
-            save_file(tensors, draft / WEIGHT_FILES[0], metadata=metadata)
+            save_file(files.tensors, draft / files.weights, metadata=files.metadata)
         except SafetensorError as error:
             raise OSError(f"The weights cannot be written to {folder}: {error}") from error
-        (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
+        for name, content in files.texts.items():
+            (draft / name).write_text(content, encoding="utf-8")
+        for name, data in files_of(model.tokenizer).items():
+            (draft / name).write_bytes(data)
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
-        shutil.copymode(draft / CONFIG_FILE, draft / WEIGHT_FILES[0])
-        for name, content in files_of(model.tokenizer).items():
-            (draft / name).write_bytes(content)
-        _move_in(draft, folder, TOKENIZER_FILES if is_of_files(model.tokenizer) else ())
+        shutil.copymode(draft / files.config, draft / files.weights)
+        _move_in(draft, folder, files, TOKENIZER_FILES if is_of_files(model.tokenizer) else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """What is written: the files' names and contents, and the configuration that they describe."""
+
+    weights: str
+    tensors: dict[str, np.ndarray]
+    texts: dict[str, str]
+    rebuilt: CLIPConfig
+    metadata: dict[str, str]
+
+    @property
+    def config(self) -> str:
+        """The name of the file that says what the weights are."""
+        return next(iter(self.texts))
+
+
+def _open_clip_files(model: CLIP) -> _Files:
+    config = config_to_open_clip(model)
+    text = json.dumps(config, indent=2)
+    return _Files(
+        WEIGHT_FILES[0],
+        to_state_dict(model),
+        {CONFIG_FILE: text},
+        config_from_open_clip(config),
+        {"format": "pt", CONFIG_FILE: text},
+    )
+
+
+def _transformers_files(model: CLIP) -> _Files:
+    config = config_to_transformers(model)
+    processor = preprocess_to_transformers(model.preprocess)
+    texts = {
+        transformers_files.CONFIG_FILE: json.dumps(config, indent=2),
+        transformers_files.PREPROCESSOR_FILE: json.dumps(processor, indent=2),
+    }
+    preprocess = preprocess_from_transformers(processor, model.preprocess.image_size)
+    return _Files(
+        transformers_files.WEIGHTS_FILE,
+        tensors_of(model, TRANSFORMERS.table(model)),
+        texts,
+        config_from_transformers(config, preprocess),
+        {"format": "pt"},
+    )
+
+
+_WRITERS = {"open_clip": _open_clip_files, "transformers": _transformers_files}
 
 
 def _check_types(model: CLIP) -> None:
@@ -84,7 +147,7 @@ def _check_types(model: CLIP) -> None:
 
 
 def _check_rebuilds(model: CLIP, config: CLIPConfig) -> None:
-    """`ValueError` if OpenCLIP, or `load`, would build another model than this, by `config`."""
+    """`ValueError` if another model would be built of what is written."""
     problem = _difference(model, skeleton(config))
     if problem is not None:
         raise ValueError(
@@ -121,36 +184,40 @@ def _draft(folder: Path) -> Iterator[Path]:
         yield Path(draft)
 
 
-def _move_in(draft: Path, folder: Path, tokenizer: Sequence[str]) -> None:
+def _move_in(draft: Path, folder: Path, files: _Files, tokenizer: Sequence[str]) -> None:
     """Puts the files of `draft` in the place of their namesakes in `folder`.
 
-    The step that counts is the renaming of the weights. They carry a copy of their configuration,
-    which `load` takes while the file of that name is away, as it is until both belong together; so
-    are the files that the `tokenizer` is made of, without which a model loads all the same. One
-    that `draft` does not have goes: it is another model's.
+    The step that counts is the renaming of the weights. While they and their configuration do not
+    belong together, the file that says what the weights are is away; OpenCLIP's weights carry a
+    copy of it, which `load` takes then. So are the files that the `tokenizer` is made of, without
+    which a model loads all the same; one that `draft` does not have goes, being another model's.
     """
     for path in draft.iterdir():
         _flush(path)
-    changed = [name for name in (*tokenizer, CONFIG_FILE) if not _same(draft / name, folder / name)]
-    away = {folder / name: folder / f"{name}.old" for name in changed}
+    # What says what the weights are comes last.
+    texts = [] if all(_same(draft, folder, name) for name in files.texts) else [*files.texts][::-1]
+    others = [name for name in tokenizer if not _same(draft, folder, name)]
+    away = {folder / name: folder / f"{name}.old" for name in (*others, *texts[-1:])}
     try:
         for path, old in away.items():
             if path.exists():
                 os.replace(path, old)
-        os.replace(draft / WEIGHT_FILES[0], folder / WEIGHT_FILES[0])
+        os.replace(draft / files.weights, folder / files.weights)
     except BaseException:
         for path, old in away.items():
             if old.exists() and not path.exists():
                 os.replace(old, path)
         raise
-    for path, old in away.items():
+    for old in away.values():
         old.unlink(missing_ok=True)
-        if (draft / path.name).exists():
-            os.replace(draft / path.name, path)
+    for name in (*others, *texts):
+        if (draft / name).exists():
+            os.replace(draft / name, folder / name)
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+def _same(draft: Path, folder: Path, name: str) -> bool:
+    paths = draft / name, folder / name
+    return all(path.is_file() for path in paths) and len({p.read_bytes() for p in paths}) == 1
 
 
 def _flush(path: Path) -> None:

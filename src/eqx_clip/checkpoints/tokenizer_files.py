@@ -9,8 +9,8 @@ from typing import Any
 from .._clip import CLIPConfig
 from ..tokenizers.json_file import JSONTokenizer
 from ..tokenizers.protocol import AnyTokenizer
-from ..tokenizers.vocabulary import CONFIG_FILE, FILE, config_to_write, read_vocabulary
-from .hub import TOKENIZER_FILES, WeightsNotFoundError, fetch
+from ..tokenizers.vocabulary import CONFIG_FILE, FILE, FILES, config_to_write, read_vocabulary
+from .hub import WeightsNotFoundError, fetch
 
 
 logger = logging.getLogger("eqx_clip")
@@ -28,10 +28,10 @@ def with_tokenizer_in(config: CLIPConfig, folder: Path) -> CLIPConfig:
     tokenizer = config.tokenizer
     if not isinstance(tokenizer, JSONTokenizer) or tokenizer.vocabulary is not None:
         return config
-    absent = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
+    absent = [name for name in FILES if not (folder / name).is_file()]
     if absent:
         return _with(config, missing=_missing(folder, absent))
-    content, facts = ((folder / name).read_bytes() for name in TOKENIZER_FILES)
+    content, facts = ((folder / name).read_bytes() for name in FILES)
     return _with(config, vocabulary=read_vocabulary(content, facts, str(folder)))
 
 
@@ -51,9 +51,7 @@ def with_tokenizer_of(config: CLIPConfig, repos: Sequence[str], **place: Any) ->
         if repo not in repos:
             place = {**place, "revision": None}
         try:
-            content, facts = (
-                fetch([repo], [name], **place).read_bytes() for name in TOKENIZER_FILES
-            )
+            content, facts = (fetch([repo], [name], **place).read_bytes() for name in FILES)
         except (WeightsNotFoundError, OSError) as error:
             reasons.append(str(error).removeprefix("Found none of:\n").partition("\n")[0])
             continue

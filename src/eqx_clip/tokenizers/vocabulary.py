@@ -13,7 +13,7 @@ from .._checks import short_repr
 if TYPE_CHECKING:
     import tokenizers
 
-FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+FILES = FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 # What transformers' classes call these tokens where `tokenizer_config.json` does not say.
 _PADS, _SEPARATORS, _ENDS = ("<pad>", "[PAD]"), ("[SEP]", "</s>"), ("</s>", "[SEP]")

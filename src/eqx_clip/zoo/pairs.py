@@ -6,15 +6,6 @@ from importlib import resources
 from typing import NamedTuple
 
 
-# Of OpenAI's weights in the format of transformers: OpenCLIP's pair.
-TRANSFORMERS_REPOS = {
-    "openai/clip-vit-base-patch32": ("ViT-B-32", "openai"),
-    "openai/clip-vit-base-patch16": ("ViT-B-16", "openai"),
-    "openai/clip-vit-large-patch14": ("ViT-L-14", "openai"),
-    "openai/clip-vit-large-patch14-336": ("ViT-L-14-336", "openai"),
-}
-
-
 class Pair(NamedTuple):
     """A row of `open_clip_pairs.tsv`.
 

@@ -39,8 +39,8 @@ class Pretrained:
     @property
     def config(self) -> CLIPConfig:
         """The model with this tag's activation and preprocessing."""
-        config = dataclasses.replace(MODELS[self.model], preprocess=self.preprocess)
-        config = config.resize(self.preprocess.image_size)
+        config = MODELS[self.model].resize(self.preprocess.image_size)
+        config = dataclasses.replace(config, preprocess=self.preprocess)
         return config.with_quick_gelu() if self.quick_gelu else config
 
 

@@ -34,8 +34,8 @@ def entries(model: PyTree, table: Table) -> Iterator[Entry]:
         ours = jax.tree_util.keystr(path, simple=True, separator=".")
         if ours not in table:
             raise ValueError(
-                f"OpenCLIP has no tensor for the leaf {ours!r}, so this model has no form in its "
-                "format. `eqx.tree_serialise_leaves(path, model)` writes any model."
+                f"This format has no tensor for the leaf {ours!r}, so this model has no form in "
+                "it. `eqx.tree_serialise_leaves(path, model)` writes any model."
             )
         yield Entry(ours, leaf, table[ours])
 

@@ -1,0 +1,107 @@
+"""transformers' `preprocessor_config.json` of a CLIP, read into `Preprocess` and written back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._checks import short_repr
+from ...images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+
+
+# What transformers' `CLIPImageProcessor` takes where nothing is said.
+_DEFAULTS = {
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": 224,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": OPENAI_MEAN,
+    "image_std": OPENAI_STD,
+}
+_FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+def preprocess_from_transformers(config: Mapping[str, Any], image_size: Any) -> Preprocess:
+    """The transform that an image processor's configuration describes; an empty one is the default
+    for images of `image_size`.
+
+    Its pixels are those of transformers but for the crop: where an odd number of pixels is left
+    over, transformers rounds down and OpenCLIP, and so `Preprocess`, to the even half. Raises
+    `ValueError` for what `Preprocess` cannot do. Source: transformers' `CLIPImageProcessor`.
+    """
+    own = {"size": {"shortest_edge": image_size}, "crop_size": image_size}
+    options = {**_DEFAULTS, **(config or own)}
+    for switch in ("do_resize", "do_rescale", "do_normalize"):
+        if options[switch] is not True:
+            raise ValueError(f"`{switch}={short_repr(options[switch])}` must be true.")
+    if abs(options["rescale_factor"] * 255 - 1) > 1e-6:
+        raise ValueError(
+            f"`rescale_factor={short_repr(options['rescale_factor'])}` must be 1 / 255."
+        )
+    if options["resample"] not in _FILTERS:
+        raise ValueError(
+            f"`resample={short_repr(options['resample'])}` is not supported; supported: 2, "
+            "bilinear, and 3, bicubic."
+        )
+    target, mode = _target(options["size"], options["crop_size"], options["do_center_crop"])
+    return Preprocess(
+        image_size=target,
+        mean=tuple(options["image_mean"]),
+        std=tuple(options["image_std"]),
+        interpolation=_FILTERS[options["resample"]],
+        resize_mode=mode,
+    )
+
+
+def _target(size: Any, crop_size: Any, crops: Any) -> tuple[tuple[Any, Any], str]:
+    """The height and width of the pixels, and how images are resized to them."""
+    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if crops and _sides(crop_size) == (shortest, shortest):
+        return (shortest, shortest), "shortest"
+    if not crops and shortest is None:
+        return _sides(size), "squash"
+    raise ValueError(
+        f"`size={short_repr(size)}` with `crop_size={short_repr(crop_size)}` and "
+        f"`do_center_crop={short_repr(crops)}` is not supported: images are resized by the "
+        "shortest edge and cropped to a square of it, or resized to a height and a width."
+    )
+
+
+def _sides(size: Any) -> tuple[Any, Any]:
+    if isinstance(size, Mapping):
+        if {"height", "width"} <= set(size):
+            return size["height"], size["width"]
+        raise ValueError(
+            f"A size must be a number, or a height and a width; got {short_repr(size)}."
+        )
+    return size, size
+
+
+def preprocess_to_transformers(preprocess: Preprocess) -> dict[str, Any]:
+    """A `preprocessor_config.json`. `ValueError` for what transformers cannot do."""
+    height, width = preprocess.height, preprocess.width
+    if preprocess.resize_mode == "shortest" and height == width:
+        sizes = {"size": {"shortest_edge": height}, "do_center_crop": True}
+    elif preprocess.resize_mode == "squash":
+        sizes = {"size": {"height": height, "width": width}, "do_center_crop": False}
+    else:
+        raise ValueError(
+            "transformers' image processor of CLIP covers a square, or squashes images; this "
+            f"model's is {preprocess}."
+        )
+    filters = {name: number for number, name in _FILTERS.items()}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        **sizes,
+        "crop_size": {"height": height, "width": width},
+        "resample": filters[preprocess.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }

@@ -1,0 +1,94 @@
+"""The names that transformers gives the tensors of a CLIP."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..._clip import CLIP
+from ..rows.row import Row, Table, joined, nested, renamed, transposed
+from ..rows.state_dict import Shaped, read_tensor
+
+
+Edit = Callable[[np.ndarray], np.ndarray]
+POSITIONS = (
+    "vision_model.embeddings.position_embedding.weight",
+    "text_model.embeddings.position_embedding.weight",
+)
+# Numbers from 0 on, which releases before 4.31 saved.
+_COUNTERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
+
+_BLOCK: dict[str, Row] = {
+    **renamed(
+        {
+            "ln_1.weight": "layer_norm1.weight",
+            "ln_1.bias": "layer_norm1.bias",
+            "attn.out.weight": "self_attn.out_proj.weight",
+            "attn.out.bias": "self_attn.out_proj.bias",
+            "ln_2.weight": "layer_norm2.weight",
+            "ln_2.bias": "layer_norm2.bias",
+            "mlp.up.weight": "mlp.fc1.weight",
+            "mlp.up.bias": "mlp.fc1.bias",
+            "mlp.down.weight": "mlp.fc2.weight",
+            "mlp.down.bias": "mlp.fc2.bias",
+        }
+    ),
+    **{
+        f"attn.qkv.{kind}": joined(*(f"self_attn.{name}_proj.{kind}" for name in "qkv"))
+        for kind in ("weight", "bias")
+    },
+}
+
+_TABLE: Table = {
+    **renamed(
+        {
+            "logit_scale": "logit_scale",
+            "image.patch.weight": "vision_model.embeddings.patch_embedding.weight",
+            "image.class_embedding": "vision_model.embeddings.class_embedding",
+            "image.positional_embedding": POSITIONS[0],
+            "image.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # their spelling
+            "image.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+            "image.ln_post.weight": "vision_model.post_layernorm.weight",
+            "image.ln_post.bias": "vision_model.post_layernorm.bias",
+            "text.token_embedding": "text_model.embeddings.token_embedding.weight",
+            "text.positional_embedding": POSITIONS[1],
+            "text.ln_final.weight": "text_model.final_layer_norm.weight",
+            "text.ln_final.bias": "text_model.final_layer_norm.bias",
+        }
+    ),
+    "image.proj": transposed("visual_projection.weight"),
+    "text.proj": transposed("text_projection.weight"),
+    **nested(_BLOCK, "image.stack.block.", "vision_model.encoder.layers.{i}."),
+    **nested(_BLOCK, "text.stack.block.", "text_model.encoder.layers.{i}."),
+}
+
+
+def table_of(model: CLIP) -> Table:
+    """transformers' names for (at least) every leaf of a `CLIP` that its `CLIPModel` can be."""
+    return _TABLE
+
+
+class Plain(Mapping[str, Any]):
+    """A state dict of transformers without what holds no weights; each tensor is read when asked
+    for, and `edits` are functions of small tensors, by name."""
+
+    def __init__(self, tensors: Mapping[str, Any], edits: Mapping[str, Edit]):
+        self._tensors, self._edits = tensors, edits
+        self._keys = dict.fromkeys(key for key in tensors if key not in _COUNTERS)
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """The shape of a tensor, where it is known without reading the tensor."""
+        if key in self._edits:
+            return self[key].shape
+        return self._tensors.shape(key) if isinstance(self._tensors, Shaped) else None
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._edits:
+            return self._tensors[key]
+        return self._edits[key](read_tensor(self._tensors, key))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
