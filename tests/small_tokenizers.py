@@ -107,8 +107,9 @@ def _t5_without_first_mark():
 
 def _xlm_roberta():
     tokenizer = _unigram(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")  # as in some files
     _around(tokenizer, "<s>", "</s>")
-    return tokenizer, {"tokenizer_class": "XLMRobertaTokenizer"}
+    return tokenizer, {"tokenizer_class": "XLMRobertaTokenizerFast"}
 
 
 def _unigram_with_bytes():

@@ -21,7 +21,7 @@ _OLDER_FILES += ("vocab.json", "merges.txt")
 
 
 def with_tokenizer_in(config: CLIPConfig, folder: Path) -> CLIPConfig:
-    """`config`, and its tokenizer's files as they lie in `folder`, if they do.
+    """`config`, and its tokenizer's files as they lie in `folder`; else the log says which do not.
 
     Raises `ValueError` for files that are damaged.
     """
@@ -30,7 +30,7 @@ def with_tokenizer_in(config: CLIPConfig, folder: Path) -> CLIPConfig:
         return config
     absent = [name for name in FILES if not (folder / name).is_file()]
     if absent:
-        return _with(config, missing=_missing(folder, absent))
+        return _without(config, _missing(folder, absent))
     content, facts = ((folder / name).read_bytes() for name in FILES)
     return _with(config, vocabulary=read_vocabulary(content, facts, str(folder)))
 
@@ -58,8 +58,7 @@ def with_tokenizer_of(config: CLIPConfig, repos: Sequence[str], **place: Any) ->
         vocabulary = read_vocabulary(content, facts, f"the repository {repo!r}")
         return _with(config, vocabulary=vocabulary)
     missing = "; ".join(reason.removeprefix("- ") for reason in reasons)
-    logger.warning("The model loads without its tokenizer, %r: %s", tokenizer.name, missing)
-    return _with(config, missing=missing)
+    return _without(config, missing)
 
 
 def files_of(tokenizer: AnyTokenizer) -> dict[str, bytes]:
@@ -79,6 +78,11 @@ def with_files_of(config: CLIPConfig, tokenizer: AnyTokenizer) -> CLIPConfig:
     if not (isinstance(tokenizer, JSONTokenizer) and isinstance(config.tokenizer, JSONTokenizer)):
         return config
     return _with(config, vocabulary=tokenizer.vocabulary)
+
+
+def _without(config: CLIPConfig, missing: str) -> CLIPConfig:
+    logger.warning("The model loads without its tokenizer: %s.", missing)
+    return _with(config, missing=missing)
 
 
 def _with(config: CLIPConfig, **fields: Any) -> CLIPConfig:

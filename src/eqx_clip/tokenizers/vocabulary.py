@@ -20,7 +20,7 @@ _PADS, _SEPARATORS, _ENDS = ("<pad>", "[PAD]"), ("[SEP]", "</s>"), ("</s>", "[SE
 
 # transformers 5 reads only vocabulary and normalisation of such a file, and puts its mark before
 # every word. Files written by older versions may put none before the first.
-_MARKS_EVERY_WORD = ("T5Tokenizer", "T5TokenizerFast")
+_MARK_EVERY_WORD = ("T5Tokenizer", "XLMRobertaTokenizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_vocabulary(content: bytes, config: bytes, where: str) -> Vocabulary:
         pad_id=0,
         sep_id=None,
         pads_left=side == "left",
-        marks_every_word=name in _MARKS_EVERY_WORD,
+        marks_every_word=name.removesuffix("Fast") in _MARK_EVERY_WORD,
         language=str(facts.get("src_lang") or "eng_Latn") if name.startswith("Nllb") else None,
         content=content,
         config=config,
@@ -157,7 +157,7 @@ def _token_id(
 
 
 def _with_marks(content: bytes) -> bytes:
-    """A file of T5's kind, with a mark before every word."""
+    """A file of sentencepiece's kind, with a mark before every word."""
     data = json.loads(content)
     normalizer = data.get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer])
