@@ -14,7 +14,7 @@ import small_tokenizers
 import tokenizers
 
 from eqx_clip.tokenizers.json_file import JSONTokenizer
-from eqx_clip.tokenizers.vocabulary import config_to_write, read_vocabulary
+from eqx_clip.tokenizers.vocabulary import config_to_write, loaded, read_vocabulary
 
 
 def vocabulary(kind="bert", **config):
@@ -81,6 +81,16 @@ def test_the_first_word_has_its_mark_in_t5s_files_of_any_age():
     captions = small_tokenizers.corpus(seed=1, lines=50)
 
     np.testing.assert_array_equal(new(captions), old(captions))
+
+
+def test_scores_are_those_of_the_file_to_the_bit():
+    """A bit decides between two ways to cut a word; the package reads this number as ...45."""
+    data = json.loads(small_tokenizers.files("t5")["tokenizer.json"])
+    data["model"]["vocab"][-1][1] = -3.2526969422832446
+    config = small_tokenizers.files("t5")["tokenizer_config.json"]
+    tokenizer = loaded(read_vocabulary(json.dumps(data).encode(), config, "here"))
+
+    assert json.loads(tokenizer.to_str())["model"]["vocab"] == data["model"]["vocab"]
 
 
 def test_nllbs_language_stands_before_the_caption():

@@ -120,8 +120,10 @@ class _Key(NamedTuple):
 def _loaded(key: _Key) -> "tokenizers.Tokenizer":
     import tokenizers
 
-    content = _with_marks(key.content) if key.marks_every_word else key.content
-    tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+    if key.marks_every_word:
+        tokenizer = _with_marks(key.content)
+    else:
+        tokenizer = tokenizers.Tokenizer.from_str(key.content.decode("utf-8"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -156,8 +158,10 @@ def _token_id(
     return next((found for found in ids if found is not None), None)
 
 
-def _with_marks(content: bytes) -> bytes:
-    """A file of sentencepiece's kind, with a mark before every word."""
+def _with_marks(content: bytes) -> "tokenizers.Tokenizer":
+    """The tokenizer of a file of sentencepiece's kind, with a mark before every word."""
+    import tokenizers
+
     data = json.loads(content)
     normalizer = data.get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer])
@@ -168,7 +172,12 @@ def _with_marks(content: bytes) -> bytes:
         "type": "Sequence",
         "pretokenizers": [{"type": "WhitespaceSplit"}, mark],
     }
-    return json.dumps(data).encode()
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+    # The package reads some numbers of a file one bit off, as Python does not. A bit decides
+    # between two ways to cut a word that are equally likely ("w" and "ww", or "ww" and "w").
+    pieces = [(piece, score) for piece, score in data["model"]["vocab"]]
+    tokenizer.model = tokenizers.models.Unigram(pieces, data["model"]["unk_id"])
+    return tokenizer
 
 
 def _parsed(data: bytes, file: str, where: str) -> dict[str, Any]:
