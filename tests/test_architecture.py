@@ -73,7 +73,7 @@ def test_import_brings_neither_torch_nor_tensorflow():
     code = (
         "import sys, eqx_clip; "
         "names = ('torch', 'tensorflow', 'tensorflow_datasets', 'open_clip', 'huggingface_hub', "
-        "'tiktoken', 'ftfy'); "
+        "'tiktoken', 'tokenizers', 'ftfy'); "
         "print([name for name in names if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

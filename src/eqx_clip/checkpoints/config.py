@@ -8,8 +8,8 @@ from .._checks import short_repr
 from .._clip import CLIP, LOGIT_SCALE, CLIPConfig
 from ..images.preprocess import Preprocess
 from ..tokenizers.clip import Tokenizer
+from ..tokenizers.json_file import JSONTokenizer
 from ..tokenizers.protocol import AnyTokenizer
-from ..tokenizers.unavailable import UnavailableTokenizer
 from ..zoo.families import FAMILIES, Family, family_of
 from .open_clip.options import Options, required, section
 
@@ -17,6 +17,7 @@ from .open_clip.options import Options, required, section
 # Repositories whose tokenizer is CLIP's own. By way of transformers it pads with the end of text,
 # which no feature shows: each is read at the first one, and attention is causal.
 _CLIP_TOKENIZERS = re.compile(r"openai/clip-vit-[\w-]+|laion/CLIP-(?!.*roberta).+")
+_TOKENIZER_OPTIONS = ("clean", "strip_sep_token")
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
@@ -88,7 +89,13 @@ def _take_tokenizer(text: dict[str, Any]) -> AnyTokenizer:
                 f"`tokenizer_kwargs={short_repr(kwargs)}` in `text_cfg` is not supported."
             )
         return Tokenizer()
-    return UnavailableTokenizer(name, options=tuple(sorted((kwargs or {}).items())))
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, Mapping) or not {*kwargs} <= {*_TOKENIZER_OPTIONS}:
+        raise ValueError(
+            f"`tokenizer_kwargs={short_repr(kwargs)}` in `text_cfg` is not supported: known are "
+            f"{', '.join(_TOKENIZER_OPTIONS)}."
+        )
+    return JSONTokenizer(name, **kwargs)
 
 
 def config_to_open_clip(model: CLIP) -> dict[str, Any]:
@@ -110,8 +117,11 @@ def config_to_open_clip(model: CLIP) -> dict[str, Any]:
         model_cfg["quick_gelu"] = True
     if model.logit_bias is not None:
         model_cfg["init_logit_bias"] = float(model.logit_bias)
-    if isinstance(tokenizer, UnavailableTokenizer):
-        text |= {"hf_tokenizer_name": tokenizer.name, "tokenizer_kwargs": dict(tokenizer.options)}
+    if isinstance(tokenizer, JSONTokenizer):
+        usual = JSONTokenizer(tokenizer.name)
+        options = {key: getattr(tokenizer, key) for key in _TOKENIZER_OPTIONS}
+        changed = {key: value for key, value in options.items() if value != getattr(usual, key)}
+        text |= {"hf_tokenizer_name": tokenizer.name, "tokenizer_kwargs": changed}
     model_cfg |= {"vision_cfg": image, "text_cfg": text}
     preprocess_cfg = {key: getattr(preprocess, key) for key in _PREPROCESS_KEYS}
     return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}

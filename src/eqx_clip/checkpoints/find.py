@@ -21,6 +21,7 @@ from .files.safetensors import SafetensorsFile
 from .files.weights import TORCH_SUFFIXES
 from .format import OPEN_CLIP, TRANSFORMERS, Format
 from .hub import CONFIG_FILE, WEIGHT_FILES, WeightsNotFoundError, fetch, find_in_folder
+from .tokenizer_files import with_tokenizer_in, with_tokenizer_of
 
 
 logger = logging.getLogger("eqx_clip")
@@ -52,31 +53,34 @@ def find(
         _refuse(tag=tag, where="a repository of the hub")
         repo = [name.removeprefix("hf-hub:")]
         place: Any = {"revision": revision, "cache_dir": cache_dir}
-        config = fetch(repo, [CONFIG_FILE, transformers.CONFIG_FILE], **place)
-        if config.name == transformers.CONFIG_FILE:
+        path = fetch(repo, [CONFIG_FILE, transformers.CONFIG_FILE], **place)
+        if path.name == transformers.CONFIG_FILE:
             return _in_transformers(transformers.fetched(repo, place))
-        return Found(_read_config(config), fetch(repo, WEIGHT_FILES, **place))
+        config, weights = _read_config(path), fetch(repo, WEIGHT_FILES, **place)
+        return Found(with_tokenizer_of(config, repo, **place), weights)
     is_path = os.sep in name and os.path.isdir(name)  # "ViT-B/32" is none
     if isinstance(source, str) and is_model(name) and not is_path:
         if tag is not None and _is_file_name(tag):
             _refuse(revision=revision, where="a file")
             weights = _existing_weights(_path(tag))
-            return Found(_config_of_file(name, weights), weights)
+            config = with_tokenizer_in(_config_of_file(name, weights), weights.parent)
+            return Found(config, weights)
         if tag is None and os.path.isdir(name):
             logger.warning(
                 "%r is taken for the registered model; the folder is './%s'.", name, name
             )
         row = find_pretrained(name, None if tag is None else os.fspath(tag))
-        return Found(
-            row.config, fetch(row.repos, row.files, revision=revision, cache_dir=cache_dir)
-        )
+        place = {"revision": revision, "cache_dir": cache_dir}
+        weights = fetch(row.repos, row.files, **place)
+        return Found(with_tokenizer_of(row.config, row.repos, **place), weights)
     folder = _path(name.removeprefix("local-dir:"))
     if os.path.isdir(folder):  # unlike `Path.is_dir`, of any string
         _refuse(tag=tag, revision=revision, where="a folder")
         if transformers.is_in(folder):
             return _in_transformers(folder)
         weights = find_in_folder(folder)
-        return Found(_own_config(weights) or _missing_config(folder), weights)
+        config = _own_config(weights) or _missing_config(folder)
+        return Found(with_tokenizer_in(config, folder), weights)
     if os.path.isfile(folder):
         if folder.suffix not in (".safetensors", *TORCH_SUFFIXES):
             raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")

@@ -44,6 +44,10 @@ def load(
 ) -> CLIP:
     """A pretrained model, with its own preprocessing and tokenizer.
 
+    A tokenizer of files (`tokenizer.json`, `tokenizer_config.json`) is read from beside the
+    weights; of a model on the hub also from the repository that its configuration names. Where
+    they are missing the model loads, the log says so, and `model.tokenize` is a `ValueError`.
+
     **Arguments:**
 
     - `source`: one of

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,14 @@ from .._checks import DTYPES, short_repr
 from .._clip import CLIP, CLIPConfig
 from .._types import Name
 from ..nn.batch_norm import is_counter
+from ..tokenizers.vocabulary import FILES as TOKENIZER_FILES
 from . import transformers_files
 from .config import config_from_open_clip, config_to_open_clip
 from .convert import check_model, skeleton, to_state_dict
 from .format import TRANSFORMERS
 from .hub import CONFIG_FILE, WEIGHT_FILES
 from .rows.state_dict import tensors_of
+from .tokenizer_files import files_of, is_of_files, with_files_of
 from .transformers.config import config_from_transformers, config_to_transformers
 from .transformers.preprocess import preprocess_from_transformers, preprocess_to_transformers
 
@@ -42,13 +44,15 @@ def save(model: Model, folder: Folder, *, format: Name = "open_clip") -> None:
     (`open_clip.create_model("local-dir:folder")`), or "transformers", for
     `transformers.CLIPModel.from_pretrained(folder)`, of towers such as OpenAI's ViTs have.
     `eqx_clip.load(folder, dtype=...)` with the model's own type gives it back, equal to the bit,
-    from a folder that holds one format: of two it takes OpenCLIP's. The folder is made
-    where it is missing; other files in it are left alone. A model that is there already is replaced
-    by one renaming once the new one is written whole, so that whenever the process ends, `load`
-    finds the one or the other. Raises `ValueError`, before anything is written, for what is no
-    `CLIP`, for an unknown format, for a folder far away (`train.export` writes there), for weights
-    of another type than `load` reads (float32, bfloat16, float16, float64; not float8), and for
-    towers and sizes that the format does not have (`eqx.tree_serialise_leaves` writes any model);
+    from a folder that holds one format: of two it takes OpenCLIP's. The files of a tokenizer that
+    is made of some are written, too. The folder is made where it is missing; other files in it are
+    left alone. A model that is there already is replaced by one renaming once the new one is
+    written whole, so that whenever the process ends, `load` finds the one or the other, without
+    its tokenizer at worst where the two have different ones. Raises `ValueError`, before anything
+    is written, for what is no `CLIP`, for an unknown format, for a folder far away (`train.export`
+    writes there), for weights of another type than `load` reads (float32, bfloat16, float16,
+    float64; not float8), and for towers and sizes that the format does not have
+    (`eqx.tree_serialise_leaves` writes any model);
     `OSError` where the folder cannot be written to, such as on a full disk.
     """
     from safetensors import SafetensorError
@@ -65,7 +69,7 @@ def save(model: Model, folder: Folder, *, format: Name = "open_clip") -> None:
         )
     _check_types(model)
     files = _WRITERS[format](model)
-    _check_rebuilds(model, files.rebuilt)
+    _check_rebuilds(model, with_files_of(files.rebuilt, model.tokenizer))
     folder = Path(os.path.expanduser(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with _draft(folder) as draft:
@@ -75,9 +79,11 @@ def save(model: Model, folder: Folder, *, format: Name = "open_clip") -> None:
             raise OSError(f"The weights cannot be written to {folder}: {error}") from error
         for name, content in files.texts.items():
             (draft / name).write_text(content, encoding="utf-8")
+        for name, data in files_of(model.tokenizer).items():
+            (draft / name).write_bytes(data)
         # safetensors gives its file to the owner alone; whoever may read one may read the other.
         shutil.copymode(draft / files.config, draft / files.weights)
-        _move_in(draft, folder, files)
+        _move_in(draft, folder, files, TOKENIZER_FILES if is_of_files(model.tokenizer) else ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,33 +184,40 @@ def _draft(folder: Path) -> Iterator[Path]:
         yield Path(draft)
 
 
-def _move_in(draft: Path, folder: Path, files: _Files) -> None:
+def _move_in(draft: Path, folder: Path, files: _Files, tokenizer: Sequence[str]) -> None:
     """Puts the files of `draft` in the place of their namesakes in `folder`.
 
     The step that counts is the renaming of the weights. While they and their configuration do not
     belong together, the file that says what the weights are is away; OpenCLIP's weights carry a
-    copy of it, which `load` takes then.
+    copy of it, which `load` takes then. So are the files that the `tokenizer` is made of, without
+    which a model loads all the same; one that `draft` does not have goes, being another model's.
     """
     for path in draft.iterdir():
         _flush(path)
-    config = folder / files.config
-    away = folder / f"{files.config}.old"
-    same = all(
-        (folder / name).is_file() and (folder / name).read_bytes() == (draft / name).read_bytes()
-        for name in files.texts
-    )
+    # What says what the weights are comes last.
+    texts = [] if all(_same(draft, folder, name) for name in files.texts) else [*files.texts][::-1]
+    others = [name for name in tokenizer if not _same(draft, folder, name)]
+    away = {folder / name: folder / f"{name}.old" for name in (*others, *texts[-1:])}
     try:
-        if config.exists() and not same:
-            os.replace(config, away)
+        for path, old in away.items():
+            if path.exists():
+                os.replace(path, old)
         os.replace(draft / files.weights, folder / files.weights)
     except BaseException:
-        if away.exists() and not config.exists():
-            os.replace(away, config)
+        for path, old in away.items():
+            if old.exists() and not path.exists():
+                os.replace(old, path)
         raise
-    if not same:
-        away.unlink(missing_ok=True)
-        for name in reversed(files.texts):  # what says what the weights are comes last
+    for old in away.values():
+        old.unlink(missing_ok=True)
+    for name in (*others, *texts):
+        if (draft / name).exists():
             os.replace(draft / name, folder / name)
+
+
+def _same(draft: Path, folder: Path, name: str) -> bool:
+    paths = draft / name, folder / name
+    return all(path.is_file() for path in paths) and len({p.read_bytes() for p in paths}) == 1
 
 
 def _flush(path: Path) -> None:

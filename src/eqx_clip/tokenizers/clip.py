@@ -8,7 +8,6 @@ word ever comes to hold neighbours whose union is an entry but whose pair is not
 import functools
 import gzip
 import hashlib
-import html
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from jaxtyping import Int, Int32
 
 from .._checks import as_count, canonicalize
 from .._types import AnyArray, TextLike
+from .cleaning import is_plain, repaired
 
 
 # Silent at run time, like `TextLike`: our `ValueError` is to speak before an executed annotation.
@@ -165,24 +165,13 @@ def as_captions(texts: Any, first: int = 0) -> list[str]:
 
 def _words(captions: list[str]) -> tuple[list[str], Int[np.ndarray, " captions"]]:
     """The words of the cleaned captions, an end after each, and which caption comes when."""
-    plain = [i for i, caption in enumerate(captions) if _is_plain(caption)]
+    plain = [i for i, caption in enumerate(captions) if is_plain(caption)]
     others = sorted({*range(len(captions))}.difference(plain))
     joined = "".join(f"{captions[i].lower()}{_END}" for i in plain)
     words = _ASCII_WORD.findall(joined)
     for i in others:
-        words += (*_unicode_word().findall(_repaired(captions[i])), _END)
+        words += (*_unicode_word().findall(repaired(captions[i]).lower()), _END)
     return words, np.array([*plain, *others], np.int64)
-
-
-def _is_plain(caption: str) -> bool:
-    """Whether repair and unescaping would change nothing; they cost more than all the rest."""
-    return caption.isascii() and caption.isprintable() and "&" not in caption
-
-
-def _repaired(caption: str) -> str:
-    import ftfy
-
-    return html.unescape(html.unescape(ftfy.fix_text(caption))).lower()
 
 
 def _ids(words: list[str]) -> Iterator[int]:

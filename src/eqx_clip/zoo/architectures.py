@@ -10,8 +10,8 @@ from .._clip import CLIPConfig
 from .._types import Head
 from ..checkpoints.open_clip.convnext import TIMM_TRUNKS
 from ..images.preprocess import Preprocess
+from ..tokenizers.json_file import JSONTokenizer
 from ..tokenizers.protocol import AnyTokenizer
-from ..tokenizers.unavailable import UnavailableTokenizer
 from ..towers.convnext import ConvNeXtConfig
 from ..towers.resnet import ResNetConfig
 from ..towers.text import TextConfig
@@ -57,13 +57,12 @@ def _clipa(config: CLIPConfig) -> CLIPConfig:
     text = dataclasses.replace(
         config.text, context_length=32, vocab_size=32000, causal=False, pooling="last"
     )
-    options = (("strip_sep_token", True),)
-    tokenizer = UnavailableTokenizer("bert-base-uncased", 32, options)
+    tokenizer = JSONTokenizer("bert-base-uncased", 32, strip_sep_token=True)
     return dataclasses.replace(config, image=image, text=text, tokenizer=tokenizer)
 
 
-_XLM_V = UnavailableTokenizer("facebook/xlm-v-base")
-_MT5 = UnavailableTokenizer("google/mt5-base", options=(("clean", "canonicalize"),))
+_XLM_V = JSONTokenizer("facebook/xlm-v-base")
+_MT5 = JSONTokenizer("google/mt5-base", clean="canonicalize")
 
 
 def _worldwide(

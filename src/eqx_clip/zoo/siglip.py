@@ -7,7 +7,7 @@ from .._clip import CLIPConfig
 from .._types import Activation, TextProjection
 from ..checkpoints.open_clip.timm_vit import TIMM_VITS
 from ..images.preprocess import Preprocess
-from ..tokenizers.unavailable import UnavailableTokenizer
+from ..tokenizers.json_file import JSONTokenizer
 from ..towers.text import TextConfig
 from ..towers.timm_vit import TimmViTConfig
 
@@ -48,7 +48,7 @@ def _siglip(
             norm_eps=1e-6,
         ),
         preprocess=Preprocess(image_size=image.image_size),
-        tokenizer=UnavailableTokenizer(tokenizer, context_length, (("clean", "canonicalize"),)),
+        tokenizer=JSONTokenizer(tokenizer, context_length, clean="canonicalize"),
         init_logit_bias=-10,
     )
 
