@@ -428,7 +428,7 @@ def test_a_run_of_the_sigmoid_loss_has_no_level_of_chance_and_validates_by_its_o
     call(valid_path="valid.csv", **exported)
     found = json.loads(capsys.readouterr().out)["val/loss"]
     assert found == pytest.approx(valid["val/loss"], rel=1e-4)
-    assert found > math.log(BATCH)  # at the start the sigmoid's is far above, in batches of any size
+    assert found > math.log(BATCH)  # at the start the sigmoid's is above that
 
 
 # --- What a person is told ---------------------------------------------------------------------
