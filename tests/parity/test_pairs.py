@@ -6,7 +6,8 @@ import pytest
 from oracle import open_clip, torch
 
 from eqx_clip.checkpoints.config import config_from_open_clip
-from eqx_clip.checkpoints.convert import skeleton, table_of
+from eqx_clip.checkpoints.convert import skeleton
+from eqx_clip.checkpoints.format import OPEN_CLIP
 from eqx_clip.checkpoints.rows.state_dict import entries
 from eqx_clip.zoo.architectures import ALIASES, MODELS, is_model, model_config
 from eqx_clip.zoo.pairs import open_clip_pairs
@@ -45,7 +46,9 @@ def test_every_model_has_openclips_tensors(name):
     assert model_config(name) == config
     model = skeleton(config)
     ours = {
-        key: shape for row in entries(model, table_of(model)) for key, shape in row.shapes.items()
+        key: shape
+        for row in entries(model, OPEN_CLIP.table(model))
+        for key, shape in row.shapes.items()
     }
     assert ours == open_clip_shapes(name)
 

@@ -15,7 +15,7 @@ from oracle import open_clip, torch
 import eqx_clip
 from eqx_clip import train
 from eqx_clip.checkpoints.config import config_from_open_clip
-from eqx_clip.checkpoints.convert import table_of
+from eqx_clip.checkpoints.format import OPEN_CLIP
 from eqx_clip.checkpoints.rows.state_dict import entries
 
 
@@ -35,7 +35,7 @@ def our_groups(model: eqx_clip.CLIP) -> dict[str, bool]:
     mask = jax.tree.leaves(train.weight_decay_mask(model))
     return {
         name: decays
-        for row, decays in zip(entries(model, table_of(model)), mask, strict=True)
+        for row, decays in zip(entries(model, OPEN_CLIP.table(model)), mask, strict=True)
         for name in row.tensors
     }
 
