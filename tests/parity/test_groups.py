@@ -21,7 +21,7 @@ def our_flags(config, **groups):
     skeleton = eqx.filter_eval_shape(config_from_open_clip(config).build, key=jax.random.key(0))
     flags = {}
     masks = jax.tree.leaves(train.trainable(skeleton, **groups))
-    for row, mask in zip(entries(skeleton, table_of(skeleton)), masks, strict=True):
+    for row, mask in zip(entries(skeleton, OPEN_CLIP.table(skeleton)), masks, strict=True):
         by_layer = np.broadcast_to(mask, row.leaf.shape)
         layers = by_layer if row.row.stacked else [by_layer]
         for name, layer in zip(row.tensors, layers, strict=True):
