@@ -13,6 +13,7 @@ from oracle import open_clip, timm, torch
 
 from eqx_clip import train
 from eqx_clip.checkpoints.config import config_from_open_clip
+from eqx_clip.checkpoints.format import OPEN_CLIP
 from eqx_clip.checkpoints.rows.state_dict import entries
 
 
