@@ -117,7 +117,7 @@ def test_older_files_hold_a_second_part_which_wins(theirs, nano):
         ({"vision_config__layer_norm_eps": 1e-6}, "`layer_norm_eps=1e-06` in `vision_config`"),
         ({"vision_config__num_channels": 4}, "`num_channels` must be 3; got 4"),
         ({"vision_config__image_size": 256}, "of size 224, and the vision tower takes 256"),
-        ({"text_config__eos_token_id": 7}, "`eos_token_id=7` in `text_config` is not supported"),
+        ({"text_config__eos_token_id": -7}, "`eos_id` must be"),
         ({"text_config": [1]}, "`text_config` must be an object"),
         ({"text_config__hidden_size": 72}, "must be a multiple|must have shape"),
         ({"projection_dim": 5}, "must have shape"),

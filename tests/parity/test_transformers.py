@@ -111,6 +111,22 @@ def test_files_from_before_the_end_of_text_was_read_take_the_highest_id(tmp_path
     assert error(eqx_clip.load(save_oracle(oracle, tmp_path)), oracle) < 2e-5
 
 
+def test_the_end_of_text_may_be_any_id(tmp_path):
+    """Of a row without it transformers reads the first token."""
+    oracle = oracle_model(oracle_config(**SIZES[0], eos_token_id=77))
+    ours = eqx_clip.load(save_oracle(oracle, tmp_path / "theirs"))
+    assert error(ours, oracle) < 2e-5
+    ids = rows(9)
+    ids[:3, 4] = 77
+    images = images_for(ours, 4)
+    for mine, theirs in zip(
+        features(ours, images, ids), oracle_features(oracle, images, ids), strict=True
+    ):
+        assert relative_error(mine, theirs) < 2e-5
+    eqx_clip.save(ours, tmp_path / "ours", format="transformers")
+    assert bitwise_equal(eqx_clip.load(tmp_path / "ours"), ours)
+
+
 def test_shards_are_read_by_their_index(tmp_path):
     oracle = oracle_model(oracle_config(**SIZES[0]))
     whole = eqx_clip.load(save_oracle(oracle, tmp_path / "whole"))

@@ -75,8 +75,9 @@ def config_from_transformers(config: Mapping[str, Any], preprocess: Preprocess) 
         image=image,
         text=TextConfig(
             context_length=text["max_position_embeddings"],
-            vocab_size=_vocabulary(text),
+            vocab_size=text["vocab_size"],
             embed_dim=embed_dim,
+            **_pooling(text),
             **_transformer(text, "text_config"),
         ),
         preprocess=preprocess,
@@ -123,20 +124,16 @@ def _ratio(hidden: int, width: int) -> float:
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
-def _vocabulary(text: Mapping[str, Any]) -> int:
-    """The size of the vocabulary, in which the end of text must be the highest id.
+def _pooling(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the feature is read: at the first end of text.
 
-    There transformers reads the feature at the first end of text, which the tokenizer always sets:
-    that is where the highest id is.
+    Where that is the highest id it is what OpenCLIP reads, in every row that has one, as all rows
+    of a tokenizer have.
     """
-    vocab_size = as_count("vocab_size", text["vocab_size"])
-    eos = text["eos_token_id"]
-    if eos not in (_LEGACY_EOS, vocab_size - 1):
-        raise ValueError(
-            f"`eos_token_id={short_repr(eos)}` in `text_config` is not supported: the end of text "
-            f"must be the highest of `vocab_size={vocab_size}` ids."
-        )
-    return vocab_size
+    eos, vocab_size = text["eos_token_id"], as_count("vocab_size", text["vocab_size"])
+    if eos in (_LEGACY_EOS, vocab_size - 1):
+        return {"pooling": "highest_id"}
+    return {"pooling": "first_id", "eos_id": eos}
 
 
 def config_to_transformers(model: CLIP) -> dict[str, Any]:
@@ -153,7 +150,13 @@ def config_to_transformers(model: CLIP) -> dict[str, Any]:
     if model.logit_bias is not None:
         raise ValueError("transformers' CLIP has no `logit_bias`; this model has one.")
     _check(image.config, {"pooling": "class_token", "norm_pre": True})
-    _check(text.config, {"pooling": "highest_id", "causal": True})
+    _check(text.config, {"causal": True})
+    if text.config.pooling == "last" or text.config.eos_id == _LEGACY_EOS:
+        raise ValueError(
+            "transformers' CLIP reads the feature at the end of text, an id that is not 2, which "
+            f"stands for the highest; this model's text tower is {text.config}."
+        )
+    eos = _LEGACY_EOS if text.config.eos_id is None else text.config.eos_id
     return {
         "model_type": "clip",
         "architectures": ["CLIPModel"],
@@ -163,7 +166,7 @@ def config_to_transformers(model: CLIP) -> dict[str, Any]:
             "model_type": "clip_text_model",
             "vocab_size": text.config.vocab_size,
             "max_position_embeddings": text.config.context_length,
-            "eos_token_id": _LEGACY_EOS,  # the highest id, whatever else the vocabulary is
+            "eos_token_id": eos,
             "bos_token_id": text.config.vocab_size - 2,
             **_written(text.config),
         },
