@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from .._checks import short_repr
 from .._clip import CLIPConfig
 from .._types import PathLike
-from ..zoo.architectures import MODELS, is_model, model_config, nearest_model
+from ..zoo.architectures import LISTING, is_model, model_config, nearest_model
 from ..zoo.pairs import open_clip_pairs, pair_of, pairs_of
 from ..zoo.pretrained import PRETRAINED, find_pretrained
 from . import transformers_files as transformers
@@ -99,16 +99,15 @@ def _in_transformers(folder: Path) -> Found:
 
 def _unknown(name: str, tag: str | None) -> ValueError:
     """What to say of a source that is neither a registered model nor a path."""
-    models = f"Models: {', '.join(MODELS)}."
     theirs = [pair_of(tag, name)] if tag is not None else []
     for pair in (*theirs, *pairs_of(name)[-1:]):
         if pair is not None:
-            return ValueError(f"{pair.answer} {models}")
+            return ValueError(f"{pair.answer} {LISTING}")
     problem = f"{short_repr(name)} is no registered model and no folder.{nearest_model(name)}"
     if not _REPO.fullmatch(name):
         hub = "Repositories of the hub: 'hf-hub:organisation/repository'."
-        return ValueError(f"{problem} {models} {hub}")
-    return ValueError(_answer_for(name) or f"{problem} {models} Of the hub: {_on_the_hub(name)}")
+        return ValueError(f"{problem} {LISTING} {hub}")
+    return ValueError(_answer_for(name) or f"{problem} {LISTING} Of the hub: {_on_the_hub(name)}")
 
 
 def _answer_for(repo: str) -> str | None:

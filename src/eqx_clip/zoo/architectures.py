@@ -183,6 +183,9 @@ MODELS: Mapping[str, CLIPConfig] = {
 }
 
 
+LISTING = f"`eqx_clip.list_models()` lists the {len(MODELS)} models."
+
+
 class Alias(NamedTuple):
     """Another spelling of a model: its name here, and what that spelling changes."""
 
@@ -243,7 +246,7 @@ def find_model(name: Any) -> Alias:
     if alias is None:
         theirs = pairs_of(name)
         problem = theirs[-1].answer if theirs else f"Unknown model {short_repr(name)}."
-        raise ValueError(f"{problem}{nearest_model(name)} Models: {', '.join(MODELS)}.")
+        raise ValueError(f"{problem}{nearest_model(name)} {LISTING}")
     return alias
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_clip.checkpoints.convert import skeleton, table_of
+from eqx_clip.checkpoints.convert import skeleton
+from eqx_clip.checkpoints.format import OPEN_CLIP
 from eqx_clip.checkpoints.rows import row as rows
 from eqx_clip.checkpoints.rows.row import Entry
 from eqx_clip.checkpoints.rows.state_dict import entries, fill, tensors_of
@@ -74,7 +75,7 @@ def test_integers_stay_integers():
 @pytest.mark.parametrize("name", ["RN50", "convnext_tiny", "vit-nano-patch32", "ViT-L-14-CLIPA"])
 def test_the_tables_name_every_element_once(name):
     model = skeleton(MODELS[name])
-    found = list(entries(model, table_of(model)))
+    found = list(entries(model, OPEN_CLIP.table(model)))
     names = [key for entry in found for key in entry.tensors]
     assert len(names) == len(set(names))
     sizes = [int(np.prod(shape)) for entry in found for shape in entry.shapes.values()]
