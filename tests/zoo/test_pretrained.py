@@ -104,7 +104,7 @@ def test_row(line):
 
 
 def test_lists_are_in_the_predecessors_order():
-    assert len(TABLE) == 24 and len(eqx_clip.list_pretrained()) == 89
+    assert len(TABLE) == 24 and len(eqx_clip.list_pretrained()) == 119
     predecessors = [(line[0], line[1]) for line in TABLE]
     assert [pair for pair in eqx_clip.list_pretrained() if pair in predecessors] == predecessors
     assert eqx_clip.list_models()[:12] == (
@@ -135,7 +135,8 @@ def test_the_three_traps_of_the_predecessors_pairs():
         ("vit-base-patch16", "dfn2b"),
     }
     half = {(row.model, row.tag) for row in PRETRAINED if row.preprocess.mean == (0.5, 0.5, 0.5)}
-    assert half == {("vit-large-patch14", "laion2b-s32b-b82k")}
+    siglip = {(row.model, row.tag) for row in PRETRAINED if "SigLIP" in row.model}
+    assert len(siglip) == 26 and half == {("vit-large-patch14", "laion2b-s32b-b82k"), *siglip}
     for row in rows:
         wide = row.model in ("convnext-base-w", "convnext-large-d")
         size = (320 if row.tag.endswith("-320") else 256) if wide else 224
