@@ -21,7 +21,7 @@ from PIL import Image
 import eqx_clip
 from eqx_clip.checkpoints.config import config_from_open_clip
 from eqx_clip.checkpoints.convert import filled
-from eqx_clip.checkpoints.load import _resizing
+from eqx_clip.checkpoints.format import OPEN_CLIP
 
 
 # OpenCLIP takes the checkpoint's grid for square.
@@ -83,7 +83,9 @@ def test_positions_in_float64(options, x64):
     resized = config.resize(**options)
     state = oracle_model(SQUARE, dtype=torch.float64).state_dict()
     tensors = {name: tensor.numpy().copy() for name, tensor in state.items()}
-    ours = eqx_clip.to_state_dict(filled(resized, tensors, None, _resizing(config, resized)))
+    ours = eqx_clip.to_state_dict(
+        filled(resized, tensors, None, OPEN_CLIP.positions(config, resized))
+    )
     target = copy.deepcopy(SQUARE)
     target["vision_cfg"]["image_size"] = resized.image.image_size
     target["text_cfg"]["context_length"] = resized.text.context_length
