@@ -35,8 +35,6 @@ import pytest
 from hub import Hub
 
 
-_FULL = 3_000_000  # kilobytes
-
 # Below nohup or in the background of a script the tests, and what they start, would ignore these.
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
@@ -50,14 +48,14 @@ for number, handler in (
 def bounded_memory():
     """Forgets what is compiled where it takes too much memory: a worker sees thousands of it."""
     yield
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _FULL and _resident() > _FULL:
+    if resident_memory() > 3e9:
         jax.clear_caches()
 
 
-def _resident():
-    """Kilobytes of memory that this process takes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() // 1024
+def resident_memory():
+    """Bytes of memory that this process takes, or 0 where the system does not say it."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
 
 
 @pytest.fixture

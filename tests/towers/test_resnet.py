@@ -19,13 +19,6 @@ from eqx_clip.towers.resnet import ResNetConfig, Stage
 SMALL = ResNetConfig(image_size=(64, 32), depths=(3, 1, 2, 1), width=4, embed_dim=6, num_heads=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def tower():
     """A tower of noise, with statistics of noise."""

@@ -21,13 +21,6 @@ SMALL = TimmViTConfig(
 TEXT = {"width": 16, "depth": 1, "num_heads": 2, "embed_dim": 16}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def tower():
     """A tower of noise."""

@@ -9,7 +9,8 @@ from jaxtyping import DTypeLike
 
 from .._clip import CLIP, CLIPConfig
 from ..zoo.families import FAMILIES, family_of
-from .format import OPEN_CLIP, Edits, Format
+from .format import OPEN_CLIP, Format
+from .rows.plain import Edits
 from .rows.state_dict import MisfitError, Placement, fill, tensors_of
 
 

@@ -1,19 +1,16 @@
 """The formats of checkpoints: how each names the tensors of a model."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from .._clip import CLIP, CLIPConfig
 from ..zoo.families import family_of
-from .open_clip.naming import Edit
-from .open_clip.tensors import Canonical
+from .open_clip import tensors as open_clip
+from .rows.plain import Edit, Edits, PlainTensors
 from .rows.positions import resize_image_positions, resize_text_positions
 from .rows.row import Table, nested, renamed
 from .transformers import tensors as transformers
-
-
-Edits = Mapping[str, Edit]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +25,7 @@ class Format:
     """
 
     table: Callable[[CLIP], Table]
-    plain: Callable[[Any, Edits], Mapping[str, Any]]
+    plain: Callable[[Any, Edits], PlainTensors]
     positions: Callable[[CLIPConfig, CLIPConfig], Edits]
 
 
@@ -56,7 +53,9 @@ def _transformers_positions(old: CLIPConfig, new: CLIPConfig) -> Edits:
     }
 
 
-OPEN_CLIP = Format(table=_open_clip_table, plain=Canonical, positions=_open_clip_positions)
+OPEN_CLIP = Format(
+    table=_open_clip_table, plain=open_clip.plain_tensors, positions=_open_clip_positions
+)
 TRANSFORMERS = Format(
-    table=transformers.table_of, plain=transformers.Plain, positions=_transformers_positions
+    table=transformers.table_of, plain=transformers.plain_tensors, positions=_transformers_positions
 )

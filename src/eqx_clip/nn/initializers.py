@@ -43,7 +43,3 @@ def torch_default(inputs: int) -> Initializer:
 
 def zeros(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
     return jnp.zeros(shape, jnp.float32)
-
-
-def ones(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    return jnp.ones(shape, jnp.float32)

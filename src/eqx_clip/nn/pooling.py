@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int, Integer
 
 from .pooled_stack import stack_at
+from .stack import Index
 
 
 Layers = Callable[[Array], Array]  # a stack, or what a user has put in its place
@@ -29,11 +30,12 @@ class MeanPatch(eqx.Module):
         return stack(x)[1:].mean(0)
 
 
-class HighestId(eqx.Module):
-    """The stack's output where the highest id stands first, the end of text: OpenCLIP's "argmax".
+class TokenPooling(eqx.Module):
+    """One token of the stack's output, which the ids choose."""
 
-    The feature of tokens that see only those before them depends on no later one.
-    """
+    def index(self, ids: Integer[Array, " tokens"]) -> Index:
+        """Where the token stands."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -41,41 +43,41 @@ class HighestId(eqx.Module):
         x: Float[Array, "tokens width"],
         ids: Integer[Array, " tokens"],
     ) -> Float[Array, " width"]:
-        return stack_at(stack, x, jnp.argmax(ids))
+        return stack_at(stack, x, self.index(ids))
+
+
+class HighestId(TokenPooling):
+    """The token where the highest id stands first, the end of text: OpenCLIP's pooling "argmax".
+
+    The feature of tokens that see only those before them depends on no later one.
+    """
+
+    def index(self, ids: Integer[Array, " tokens"]) -> Index:
+        return jnp.argmax(ids)
 
     def used_lengths(self, ids: Int[np.ndarray, "*batch tokens"]) -> Int[np.ndarray, "*batch"]:
         """How many tokens of each row there are up to the one that is read."""
         return np.argmax(ids, axis=-1) + 1
 
 
-class LastToken(eqx.Module):
-    """The last token of the stack's output: OpenCLIP's pooling "last"."""
+class LastToken(TokenPooling):
+    """The last token: OpenCLIP's pooling "last"."""
 
-    def __call__(
-        self,
-        stack: Layers,
-        x: Float[Array, "tokens width"],
-        ids: Integer[Array, " tokens"],
-    ) -> Float[Array, " width"]:
-        return stack_at(stack, x, len(ids) - 1)
+    def index(self, ids: Integer[Array, " tokens"]) -> Index:
+        return len(ids) - 1
 
 
-class FirstId(eqx.Module):
-    """The stack's output where the id `eos_id` stands first, or at the first token where it does
-    not stand at all: OpenCLIP's pooling "eos".
+class FirstId(TokenPooling):
+    """The token where the id `eos_id` stands first, or the first token where it does not stand at
+    all: OpenCLIP's pooling "eos".
 
     The feature of tokens that see only those before them depends on no later one.
     """
 
     eos_id: int = eqx.field(static=True)
 
-    def __call__(
-        self,
-        stack: Layers,
-        x: Float[Array, "tokens width"],
-        ids: Integer[Array, " tokens"],
-    ) -> Float[Array, " width"]:
-        return stack_at(stack, x, jnp.argmax(ids == self.eos_id))
+    def index(self, ids: Integer[Array, " tokens"]) -> Index:
+        return jnp.argmax(ids == self.eos_id)
 
     def used_lengths(self, ids: Int[np.ndarray, "*batch tokens"]) -> Int[np.ndarray, "*batch"]:
         """How many tokens of each row there are up to the one that is read."""

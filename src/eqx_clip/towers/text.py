@@ -34,7 +34,7 @@ from ..nn.mesh_axes import automatic
 from ..nn.mlp import MLP
 from ..nn.module import Module
 from ..nn.pooling import TEXT_POOLINGS as POOLINGS
-from ..nn.pooling import FirstId, HighestId, LastToken
+from ..nn.pooling import TokenPooling
 from ..nn.stack import Stack
 
 
@@ -102,7 +102,7 @@ class TextTransformer(Module):
     token_embedding: Float[Array, "vocab width"]
     positional_embedding: Float[Array, "context width"]
     stack: Stack[Block]
-    pool: HighestId | LastToken | FirstId
+    pool: TokenPooling
     ln_final: eqx.nn.LayerNorm
     proj: Float[Array, "width embed"] | None
     proj_bias: Float[Array, " embed"] | None

@@ -26,17 +26,13 @@ class ShardedFiles(Mapping[str, np.ndarray]):
         self._path = path
         self._names = _read(path)
         self._open: dict[str, SafetensorsFile] = {}
-        missing = [name for name in self.files if not (path.parent / name).is_file()]
+        files = sorted(set(self._names.values()))
+        missing = [name for name in files if not (path.parent / name).is_file()]
         if missing:
             raise ValueError(
-                f"{path} names {len(self.files)} files, of which {len(missing)} are missing, e.g. "
+                f"{path} names {len(files)} files, of which {len(missing)} are missing, e.g. "
                 f"{missing[0]!r}: fetch them into {path.parent}."
             )
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The names of the files, in their order."""
-        return tuple(sorted(set(self._names.values())))
 
     def __enter__(self) -> "ShardedFiles":
         return self

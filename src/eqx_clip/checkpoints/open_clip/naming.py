@@ -4,13 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
+from ..rows.plain import Edits
 from ..rows.row import Table
 from .options import Options
-
-
-Edit = Callable[[np.ndarray], np.ndarray]  # of a small tensor, on its way in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,5 +32,5 @@ class Naming:
     write: Callable[[Any], dict[str, Any]]
     table: Callable[[Any], Table]
     quick_gelu: Callable[[Any], bool | None] = lambda config: None
-    positions: Callable[[Any, Any], Mapping[str, Edit]] = lambda old, new: {}
+    positions: Callable[[Any, Any], Edits] = lambda old, new: {}
     landmark: str

@@ -5,9 +5,10 @@ from typing import Any
 
 from ..._checks import as_count
 from ...towers.resnet import ResNetConfig
+from ..rows.plain import Edits
 from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed
-from .naming import Edit, Naming
+from .naming import Naming
 from .options import TIMM_OPTIONS, Options
 from .vit import VIT_OPTIONS
 
@@ -86,7 +87,7 @@ def _write(config: ResNetConfig) -> dict[str, Any]:
     }
 
 
-def _positions(old: ResNetConfig, new: ResNetConfig) -> Mapping[str, Edit]:
+def _positions(old: ResNetConfig, new: ResNetConfig) -> Edits:
     return {_POSITIONS: lambda x: resize_image_positions(x, old.grid, new.grid)}
 
 

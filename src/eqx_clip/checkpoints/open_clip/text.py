@@ -6,9 +6,10 @@ from typing import Any
 from ..._checks import short_repr
 from ..._types import TextPooling, TextProjection
 from ...towers.text import TextConfig
+from ..rows.plain import Edits
 from ..rows.positions import resize_text_positions
 from ..rows.row import Table, nested, renamed, tensor, transposed
-from .naming import Edit, Naming
+from .naming import Naming
 from .options import TRANSFORMER_DEFAULTS, Options
 from .transformer import BLOCK, has_quick_gelu, take_activation, written_activation
 
@@ -124,7 +125,7 @@ def _write(config: TextConfig) -> dict[str, Any]:
     return options | written_activation(config)
 
 
-def _positions(old: TextConfig, new: TextConfig) -> Mapping[str, Edit]:
+def _positions(old: TextConfig, new: TextConfig) -> Edits:
     return {"positional_embedding": lambda x: resize_text_positions(x, new.context_length)}
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from ..._checks import short_repr
 from ..._types import Activation
 from ...towers.timm_vit import TimmViTConfig
+from ..rows.plain import Edits
 from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed, with_axis
-from .naming import Edit, Naming
+from .naming import Naming
 from .options import Options
 from .vit import VIT_OPTIONS
 
@@ -146,7 +147,7 @@ def _write(config: TimmViTConfig) -> dict[str, Any]:
     )
 
 
-def _positions(old: TimmViTConfig, new: TimmViTConfig) -> Mapping[str, Edit]:
+def _positions(old: TimmViTConfig, new: TimmViTConfig) -> Edits:
     def resize(positions: np.ndarray) -> np.ndarray:
         if positions.ndim != 3:
             return positions  # for the comparison of shapes, which names the tensor

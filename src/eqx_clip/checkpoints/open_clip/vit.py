@@ -6,9 +6,10 @@ from typing import Any
 from ..._checks import as_count, short_repr
 from ..._types import ImagePooling
 from ...towers.vit import ViTConfig
+from ..rows.plain import Edits
 from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed
-from .naming import Edit, Naming
+from .naming import Naming
 from .options import TIMM_OPTIONS, TRANSFORMER_DEFAULTS, Options
 from .transformer import BLOCK, has_quick_gelu, take_activation, written_activation
 
@@ -98,7 +99,7 @@ def _write(config: ViTConfig) -> dict[str, Any]:
     return options | written_activation(config)
 
 
-def _positions(old: ViTConfig, new: ViTConfig) -> Mapping[str, Edit]:
+def _positions(old: ViTConfig, new: ViTConfig) -> Edits:
     return {"visual.positional_embedding": lambda x: resize_image_positions(x, old.grid, new.grid)}
 
 

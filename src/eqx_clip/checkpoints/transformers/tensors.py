@@ -1,16 +1,13 @@
 """The names that transformers gives the tensors of a CLIP."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ..._clip import CLIP
+from ..rows.plain import Edits, PlainTensors
 from ..rows.row import Row, Table, joined, nested, renamed, transposed
-from ..rows.state_dict import Shaped, read_tensor
 
 
-Edit = Callable[[np.ndarray], np.ndarray]
 POSITIONS = (
     "vision_model.embeddings.position_embedding.weight",
     "text_model.embeddings.position_embedding.weight",
@@ -68,27 +65,6 @@ def table_of(model: CLIP) -> Table:
     return _TABLE
 
 
-class Plain(Mapping[str, Any]):
-    """A state dict of transformers without what holds no weights; each tensor is read when asked
-    for, and `edits` are functions of small tensors, by name."""
-
-    def __init__(self, tensors: Mapping[str, Any], edits: Mapping[str, Edit]):
-        self._tensors, self._edits = tensors, edits
-        self._keys = dict.fromkeys(key for key in tensors if key not in _COUNTERS)
-
-    def shape(self, key: str) -> tuple[int, ...] | None:
-        """The shape of a tensor, where it is known without reading the tensor."""
-        if key in self._edits:
-            return self[key].shape
-        return self._tensors.shape(key) if isinstance(self._tensors, Shaped) else None
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._edits:
-            return self._tensors[key]
-        return self._edits[key](read_tensor(self._tensors, key))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
+def plain_tensors(tensors: Mapping[str, Any], edits: Edits) -> PlainTensors:
+    """A state dict of transformers without what holds no weights, and with `edits`."""
+    return PlainTensors(tensors, {key: key for key in tensors if key not in _COUNTERS}, edits)

@@ -171,16 +171,14 @@ class TrainStep(Generic[ModelT]):
     def __call__(
         self, state: TrainState[ModelT], batch: Batch
     ) -> tuple[TrainState[ModelT], Metrics]:
-        result = self._step(sent(_used(batch, self._fields), self._mesh), state)
-        self._compiled_shapes.add(self._shapes(batch))
+        used = _used(batch, self._fields)
+        result = self._step(sent(used, self._mesh), state)
+        self._compiled_shapes.add(_shapes(used))
         return result
 
     def compiles(self, batch: Batch) -> bool:
         """Whether the next step would be compiled first, since no batch had these shapes yet."""
-        return self._shapes(batch) not in self._compiled_shapes
-
-    def _shapes(self, batch: Batch) -> tuple[tuple[int, ...], ...]:
-        return tuple(np.shape(array) for array in _used(batch, self._fields).values())
+        return _shapes(_used(batch, self._fields)) not in self._compiled_shapes
 
     def lower(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
         """The program for arrays, or `jax.ShapeDtypeStruct`s, like these, as `jax.stages.Lowered`.
@@ -197,6 +195,10 @@ class TrainStep(Generic[ModelT]):
             )
 
         return step.lower(state, _used(batch, self._fields))
+
+
+def _shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    return tuple(np.shape(array) for array in batch.values())
 
 
 def _has_shape(leaf: Any) -> bool:
