@@ -1,11 +1,9 @@
 """What a source of weights is: a registered name, the hub, a folder or a file."""
 
 import dataclasses
-import json
 import logging
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,6 +15,7 @@ from ..zoo.pairs import open_clip_pairs, pair_of, pairs_of
 from ..zoo.pretrained import PRETRAINED, find_pretrained
 from . import transformers_files as transformers
 from .config import config_from_open_clip
+from .files.json_object import json_object
 from .files.safetensors import SafetensorsFile
 from .files.weights import TORCH_SUFFIXES
 from .format import OPEN_CLIP, TRANSFORMERS, Format
@@ -197,12 +196,7 @@ def _read_config(path: Path) -> CLIPConfig:
 
 
 def _parse_config(text: str | bytes, *, where: Path) -> CLIPConfig:
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{where} must hold an object in OpenCLIP's format.")
+    config = json_object(text, where, "OpenCLIP")
     try:
         return config_from_open_clip(config)
     except ValueError as error:

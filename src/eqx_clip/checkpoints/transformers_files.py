@@ -1,12 +1,12 @@
 """The files of a CLIP in the format of transformers, in a folder or on the hub."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._clip import CLIPConfig
+from .files.json_object import json_object
 from .files.sharded import INDEX_SUFFIX, files_of
 from .hub import CONFIG_FILE as OPEN_CLIP_CONFIG
 from .hub import WEIGHT_FILES as OPEN_CLIP_WEIGHTS
@@ -46,9 +46,9 @@ def weights_in(folder: Path) -> Path:
 
 def read_config(folder: Path) -> CLIPConfig:
     """The configuration of a folder, its image processor's included."""
-    config = _object(folder / CONFIG_FILE)
+    config = _read(folder / CONFIG_FILE)
     found = next((p for p in (PREPROCESSOR_FILE, _PROCESSOR_FILE) if (folder / p).is_file()), None)
-    processor = {} if found is None else _object(folder / found)
+    processor = {} if found is None else _read(folder / found)
     if found == _PROCESSOR_FILE:
         processor = processor.get("image_processor") or {}
     if not processor:
@@ -80,11 +80,5 @@ def fetched(repos: Sequence[str], place: Mapping[str, Any]) -> Path:
     return config.parent
 
 
-def _object(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} must hold an object.")
-    return found
+def _read(path: Path) -> Mapping[str, Any]:
+    return json_object(path.read_bytes(), path, "transformers")
