@@ -11,7 +11,16 @@ from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, features, images_for
 from jax import Array
 from PIL import Image
 
-from eqx_clip import CLIP, ConvNeXtConfig, TextConfig, Tower, ViTConfig, train
+from eqx_clip import (
+    CLIP,
+    CLIPConfig,
+    ConvNeXtConfig,
+    Preprocess,
+    TextConfig,
+    Tower,
+    ViTConfig,
+    train,
+)
 from eqx_clip.nn import attention, pooling
 
 
@@ -506,6 +515,13 @@ def test_a_linear_layer_of_a_users_own_leaves_texts_cut(model, tokens):
     assert text.used_lengths(tokens).tolist() == [4, 2, 13]
     for row in tokens:
         assert close(text(row), text.features(row)[np.argmax(row)] @ text.proj)
+
+
+def test_a_preprocessing_of_another_size_than_the_tower_is_refused():
+    sizes = {"width": 16, "depth": 1, "num_heads": 2, "embed_dim": 4}
+    image, text = ViTConfig(image_size=24, patch_size=12, **sizes), TextConfig(**sizes)
+    with pytest.raises(ValueError, match="of size 36, and the image tower takes 24: give both one"):
+        CLIPConfig(image=image, text=text, preprocess=Preprocess(36))
 
 
 def test_a_pooling_is_replaced(model, image, tokens):
