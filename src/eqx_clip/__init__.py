@@ -12,6 +12,7 @@ from .checkpoints.hub import WeightsNotFoundError as WeightsNotFoundError
 from .checkpoints.load import create as create
 from .checkpoints.load import from_state_dict as from_state_dict
 from .checkpoints.load import load as load
+from .checkpoints.push_to_hub import push_to_hub as push_to_hub
 from .checkpoints.save import save as save
 from .images.augment import Augment as Augment
 from .images.preprocess import Preprocess as Preprocess

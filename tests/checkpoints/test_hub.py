@@ -109,7 +109,7 @@ def test_no_network_and_nothing_cached_is_one_error_after_one_try(
     no_network, monkeypatch, source, offline
 ):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
-    tries = count_calls(monkeypatch, eqx_clip.checkpoints.hub, "_hub_answers")
+    tries = count_calls(monkeypatch, eqx_clip.checkpoints.hub, "hub_answers")
     naps = count_calls(monkeypatch, time, "sleep")
     with pytest.raises(WeightsNotFoundError) as info:
         eqx_clip.load(*source)

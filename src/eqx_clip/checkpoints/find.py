@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,13 +18,11 @@ from .files.json_object import json_object
 from .files.safetensors import SafetensorsFile
 from .files.weights import TORCH_SUFFIXES
 from .format import OPEN_CLIP, TRANSFORMERS, Format
-from .hub import CONFIG_FILE, WEIGHT_FILES, WeightsNotFoundError, fetch, find_in_folder
+from .hub import CONFIG_FILE, REPO, WEIGHT_FILES, WeightsNotFoundError, fetch, find_in_folder
 from .tokenizer_files import with_tokenizer_in, with_tokenizer_of
 
 
 logger = logging.getLogger("eqx_clip")
-
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the hub: organisation/repository
 
 
 class Found(NamedTuple):
@@ -103,7 +100,7 @@ def _unknown(name: str, tag: str | None) -> ValueError:
         if pair is not None:
             return ValueError(f"{pair.answer} {LISTING}")
     problem = f"{short_repr(name)} is no registered model and no folder.{nearest_model(name)}"
-    if not _REPO.fullmatch(name):
+    if not REPO.fullmatch(name):
         hub = "Repositories of the hub: 'hf-hub:organisation/repository'."
         return ValueError(f"{problem} {LISTING} {hub}")
     return ValueError(_answer_for(name) or f"{problem} {LISTING} Of the hub: {_on_the_hub(name)}")

@@ -1,12 +1,14 @@
 """Finds weights: on the Hugging Face hub or in a folder, safetensors before torch's files."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from .files.weights import TORCH_SUFFIXES
 
 
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # organisation/repository
 CONFIG_FILE = "open_clip_config.json"
 # OpenCLIP's order of preference.
 WEIGHT_FILES = (
@@ -48,7 +50,7 @@ def fetch(
                 cached = huggingface_hub.try_to_load_from_cache(
                     repo, file, cache_dir=cache_dir, revision=revision
                 )
-                offline = offline or not (isinstance(cached, str) or _hub_answers())
+                offline = offline or not (isinstance(cached, str) or hub_answers())
                 return Path(
                     huggingface_hub.hf_hub_download(
                         repo,
@@ -76,7 +78,7 @@ def fetch(
     raise WeightsNotFoundError(_not_found(reasons, offline=offline))
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub can be reached. Without it huggingface-hub tries again for half a minute."""
     from huggingface_hub import constants, utils
 
