@@ -1,6 +1,6 @@
 """Do the weights on the hub, loaded here, answer as OpenCLIP published?
 
-    python benchmarks/verify_pretrained.py                              # all: 24 GB to download
+    python benchmarks/verify_pretrained.py                              # all: 163 GB to download
     python benchmarks/verify_pretrained.py vit-base-patch32 ViT-L-14    # these models
     python benchmarks/verify_pretrained.py --tags laion2b-e16 --limit 1000 --json verified.json
 
@@ -40,8 +40,8 @@ from eqx_clip.zoo.pretrained import Pretrained, find_pretrained
 # Top-1 of `docs/openclip_results.csv` in OpenCLIP's repository. Weights of the quick GELU have two
 # rows there, and these are those of the `-quickgelu` names. Where there is no such row, as for
 # dfn2b: should it fail by a point or two, then its row, of the plain name, was measured with the
-# exact GELU, and says nothing of the weights. Three pairs have no number (dfn2b-s39b,
-# metaclip-altogether, metaclip-fullcc of ViT-bigG-14), and CLIPA waits for its tokenizer.
+# exact GELU, and says nothing of the weights. No number is published there for SigLIP 2, MetaCLIP 2
+# and five other pairs.
 PUBLISHED = {
     ("convnext-base", "laion400m-s13b-b51k"): 0.8899,
     ("convnext-base-w", "laion-aesthetic-s13b-b82k"): 0.8305,
@@ -122,6 +122,22 @@ PUBLISHED = {
     ("convnext_xxlarge", "laion2b-s34b-b82k-augreg"): 0.9816,
     ("convnext_xxlarge", "laion2b-s34b-b82k-augreg-rewind"): 0.9823,
     ("convnext_xxlarge", "laion2b-s34b-b82k-augreg-soup"): 0.9822,
+    ("ViT-B-16-SigLIP", "webli"): 0.9234,
+    ("ViT-B-16-SigLIP-256", "webli"): 0.9334,
+    ("ViT-B-16-SigLIP-i18n-256", "webli"): 0.9118,
+    ("ViT-B-16-SigLIP-384", "webli"): 0.9276,
+    ("ViT-B-16-SigLIP-512", "webli"): 0.9265,
+    ("ViT-L-16-SigLIP-256", "webli"): 0.9619,
+    ("ViT-L-16-SigLIP-384", "webli"): 0.9605,
+    ("ViT-SO400M-14-SigLIP", "webli"): 0.9679,
+    ("ViT-SO400M-14-SigLIP-384", "webli"): 0.9672,
+    ("ViT-L-14-CLIPA", "datacomp1b"): 0.9866,
+    ("ViT-L-14-CLIPA-336", "datacomp1b"): 0.9864,
+    ("ViT-H-14-CLIPA", "datacomp1b"): 0.9888,
+    ("ViT-H-14-CLIPA-336", "laion2b"): 0.9826,
+    ("ViT-H-14-CLIPA-336", "datacomp1b"): 0.9890,
+    ("ViT-bigG-14-CLIPA", "datacomp1b"): 0.9912,
+    ("ViT-bigG-14-CLIPA-336", "datacomp1b"): 0.9904,
 }
 
 # The published numbers are of the same weights, images and prompts, so nothing but rounding, on
