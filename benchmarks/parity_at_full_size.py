@@ -2,8 +2,8 @@
 
     python benchmarks/parity_at_full_size.py vit-huge-patch14 vit-huge-patch16
 
-Needs the `test` extra, and about 14 GB of memory for the huge models. The tests compare all but the
-smallest with two layers, in float64. Prints a table, and JSON with `--json FILE`.
+Needs the `test` extra, and about 14 GB of memory for the huge models. The tests compare three whole
+models. Prints a table, and JSON with `--json FILE`.
 """
 
 import argparse
