@@ -20,10 +20,9 @@ def linear(
     key: PRNGKeyArray,
 ) -> eqx.nn.Linear:
     """A linear layer; what is not said of its initialisation is PyTorch's."""
-    weight_key, bias_key = jr.split(key)
+    weight_key, bias_key, unused_key = jr.split(key, 3)
     default = torch_default(width)
-    # Its own values are never used, so they need no key of their own.
-    layer = eqx.nn.Linear(width, out, use_bias=use_bias, dtype=jnp.float32, key=key)
+    layer = eqx.nn.Linear(width, out, use_bias=use_bias, dtype=jnp.float32, key=unused_key)
     weight = (weight_init or default)(weight_key, (out, width))
     bias = (bias_init or default)(bias_key, (out,)) if use_bias else None
     return eqx.tree_at(
