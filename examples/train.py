@@ -560,7 +560,7 @@ def open_loop(setup: Setup, state: train.TrainState, folder: str) -> Iterator[Lo
         for log in loggers:
             stack.callback(log.close)
         data = feed(options, "train", setup.examples.source, state.model, **resume)
-        batches = train.prefetch(stack.enter_context(data), setup.mesh, text=state.model.text)
+        batches = train.prefetch(stack.enter_context(data), setup.mesh, text=state.model)
         stack.enter_context(contextlib.closing(batches))
         preemption = stack.enter_context(train.Preemption())
         watchdog = train.Watchdog(limit=run.step_timeout, first_limit=HOUR)

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 
 from ._checks import as_array, as_finite, canonicalize, check_features, check_key
 from ._types import AnyArray, Count, Input, Key, Number, Real, Size, TextLike, at_least_float32
@@ -21,6 +21,7 @@ from .nn.mesh_axes import automatic
 from .nn.module import Module
 from .tokenizers.clip import Tokenizer
 from .tokenizers.protocol import AnyTokenizer
+from .tokenizers.text_lengths import used_lengths
 
 
 LOGIT_SCALE = math.log(1 / 0.07)  # the paper's initial temperature
@@ -208,6 +209,15 @@ class CLIP(Module):
         """
         features = self.text(tokens)
         return unit(features) if normalize else features
+
+    def used_lengths(self, tokens: Int[np.ndarray, "batch tokens"]) -> Int[np.ndarray, " batch"]:
+        """How many tokens of each row its feature depends on, as the text tower says.
+
+        All of them where the tower does not say it, and in a subclass with an `encode_text` of its
+        own.
+        """
+        own = type(self).encode_text is not CLIP.encode_text
+        return used_lengths(None if own else self.text, tokens)
 
     def logits(self, image_features: Input, text_features: Input) -> Float[Array, "*images_texts"]:
         """Scaled cosines of unit vectors, (images, embed) and (texts, embed) to (images, texts).

@@ -38,6 +38,21 @@ encode_image = eqx.filter_jit(lambda model, image: model.encode_image(image))
 encode_text = eqx.filter_jit(lambda model, tokens: model.encode_text(tokens))
 
 
+class MeanText(eqx_clip.CLIP):
+    """A CLIP whose texts are the means of all their tokens, padding included."""
+
+    def encode_text(self, tokens, *, normalize=True):
+        return self.text.features(tokens).mean(axis=0)
+
+
+def test_a_subclass_with_its_own_encode_text_gets_whole_texts():
+    model = tiny()
+    parts = {name: getattr(model, name) for name in ("image", "text", "preprocess", "tokenizer")}
+    own = MeanText(**parts)
+    expected = jax.vmap(own.encode_text)(own.tokenize(TEXTS))
+    np.testing.assert_allclose(embed_texts(own, TEXTS, progress=False), expected, atol=1e-6)
+
+
 def some_images(count, size=(9, 12)):
     rng = np.random.default_rng(count)
     return list(rng.integers(0, 256, (count, *size, 3), np.uint8))

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY_CONVNEXT, TINY_VIT, bitwise_equal, features, images_for, tiny
+from helpers import (
+    TINY_CONVNEXT,
+    TINY_RESNET,
+    TINY_SIGLIP,
+    TINY_VIT,
+    bitwise_equal,
+    features,
+    images_for,
+    tiny,
+)
 from jax import Array
 from PIL import Image
 
@@ -548,9 +557,13 @@ def test_a_step_trains_an_attention_of_a_users_own(model, image, tokens):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_no_tower_asks_which_devices_the_tracing_machine_has(dtype, model, monkeypatch):
-    model = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
-    image, tokens = jnp.ones((3, 48, 32)), jnp.zeros(4, jnp.int32)
+@pytest.mark.parametrize("config", [TINY_VIT, TINY_CONVNEXT, TINY_RESNET, TINY_SIGLIP])
+def test_no_tower_asks_which_devices_the_tracing_machine_has(config, dtype, monkeypatch):
+    model = tiny(config)
+    model = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model
+    )
+    image, tokens = images_for(model, 1)[0], jnp.zeros(4, jnp.int32)
 
     def asked(*arguments, **options):
         raise AssertionError("The devices of this machine were asked for.")

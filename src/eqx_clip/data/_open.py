@@ -171,12 +171,12 @@ def _kind_by_names(path: str) -> Found:
         names = [look_at(url).name]
         if is_table(names[0]):
             return TableSource, url
-    shards = [kind for kind in (TFRecordSource, WebDatasetSource) if _any(kind, names)]
+    shards = [kind for kind in (TFRecordSource, WebDatasetSource) if _has_file(kind, names)]
     if len(shards) == 1:  # what img2dataset writes beside them are tables, too
         return shards[0], url
     if not shards and is_folder(url):
         return _kind_of_folder(url, names)
-    if not shards and _any(TableSource, names):
+    if not shards and _has_file(TableSource, names):
         return TableSource, url
     found = contents(url) if is_folder(url) else listed(names)
     raise ValueError(
@@ -243,5 +243,5 @@ def _holds_images(url: str, image_key: str | None) -> bool:
     return bool(images) if image_key is None else image_key in images
 
 
-def _any(kind: Any, names: list[str]) -> bool:
+def _has_file(kind: Any, names: list[str]) -> bool:
     return any(kind.file_name.fullmatch(name) for name in names)

@@ -116,8 +116,8 @@ def _digested(image: Any) -> Image:
     return len(data), hashlib.sha256(data).digest()
 
 
-def _mapped(source: Any, function: Callable[[int], Any], rows: Sequence[int], what: str) -> list:
+def _mapped(source: Any, function: Callable[[int], Any], rows: Sequence[int], title: str) -> list:
     """What a function gives for each row, by threads where that waits for a network."""
     with ThreadPoolExecutor(_THREADS) as pool:  # starts no thread that has nothing to do
         found = (pool.map if is_remote(source) else map)(function, rows)
-        return list(tqdm(found, total=len(rows), desc=what, unit="row", delay=1))
+        return list(tqdm(found, total=len(rows), desc=title, unit="row", delay=1))

@@ -104,12 +104,12 @@ class ParquetImageSource(RootedSource):
                 try:
                     chunk = _chunk(table, number, column)
                     found = list(places(chunk, functools.partial(read, file.url)))
-                    rest = table.read_row_group(number, columns=wanted)
+                    row_group = table.read_row_group(number, columns=wanted)
                     paths = texts = pa.nulls(len(found), pa.string())
-                    if image_key in rest.column_names:
-                        paths = _paths(_whole(rest.column(image_key)), found)
+                    if image_key in row_group.column_names:
+                        paths = _paths(_whole(row_group.column(image_key)), found)
                     if name:
-                        texts = field(_whole(rest.column(name)), path)
+                        texts = field(_whole(row_group.column(name)), path)
                     columns = [*_columns(found), paths, text_lists(text_key, texts)]
                 except (ValueError, OSError, pa.ArrowException) as error:
                     raise ValueError(
@@ -153,8 +153,8 @@ class ParquetImageSource(RootedSource):
 
     def _bytes(self, i: int) -> bytes:
         """The bytes in a row, or in the file that its path names."""
-        file, start, *rest, path, _ = self._entry(i)
-        place = Place(start, *rest)
+        file, start, *row_group, path, _ = self._entry(i)
+        place = Place(start, *row_group)
         if place.size:
             return value_of(place, read(file.url, start, start + place.stored))
         if not path:

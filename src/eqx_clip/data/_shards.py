@@ -66,8 +66,8 @@ class ShardedSource(FileSource):
 
     def _entry(self, i: int) -> tuple[Any, ...]:
         """The file that example `i` is in, and the other columns of its row of the index."""
-        shard, *rest = (column[i].as_py() for column in self._columns)
-        return self._files[shard], *rest
+        shard, *fields = (column[i].as_py() for column in self._columns)
+        return self._files[shard], *fields
 
     def _find_files(self) -> list[File]:
         return [file for path in self.path.split("::") for file in self._files_of(path)]

@@ -29,8 +29,8 @@ def table(report: Report) -> str:
 
 
 def _bad_lines(report: Report) -> Iterator[str]:
-    yield f"{'bad samples':<16}{_of(len(report.bad), report.samples)}"
-    yield f"{'no caption':<16}{_of(report.missing_captions, report.samples)}"
+    yield f"{'bad samples':<16}{_share(len(report.bad), report.samples)}"
+    yield f"{'no caption':<16}{_share(report.missing_captions, report.samples)}"
     for cause, count in collections.Counter(bad.cause for bad in report.bad).most_common():
         first = next(bad for bad in report.bad if bad.cause == cause)
         yield f"  {count:,} {cause}, the first: {first.where}. {first.message}"
@@ -53,22 +53,23 @@ def _caption_lines(report: Report) -> Iterator[str]:
     yield f"{'formats':<16}{', '.join(formats)}"
     if report.cut_off:
         yield (
-            f"{'16-bit grey':<16}{_of(report.cut_off, report.good)}, or floats: Pillow makes all "
-            "values above 255 white. Scale them to 8 bits first."
+            f"{'16-bit grey':<16}{_share(report.cut_off, report.good)}, or floats: Pillow makes "
+            "all values above 255 white. Scale them to 8 bits first."
         )
     count = len(report.lengths)
     if count != report.good:
         yield f"{'captions':<16}{count:,}, {count / report.good:.2f} a sample"
-    yield f"{'cut captions':<16}{_of(report.cut, count)}: more than {report.context_length} tokens"
-    yield f"{'empty captions':<16}{_of(report.empty, count)}"
-    yield f"{'repeated':<16}{_of(report.repeated, count)}: another sample has the caption, too"
+    cut = _share(report.cut, count)
+    yield f"{'cut captions':<16}{cut}: more than {report.context_length} tokens"
+    yield f"{'empty captions':<16}{_share(report.empty, count)}"
+    yield f"{'repeated':<16}{_share(report.repeated, count)}: another sample has the caption, too"
     yield (
         f"{'false negatives':<16}{report.false_negatives:.3g} in a batch of {report.batch_size:,}, "
         "on average: their caption is also another's"
     )
 
 
-def _of(count: int, whole: int) -> str:
+def _share(count: int, whole: int) -> str:
     return f"{count:,} ({count / max(1, whole):.2%})"
 
 
@@ -93,7 +94,7 @@ def draw(report: Report, path: Path) -> None:
     _draw_histogram(sides, report.shortest_sides, "shortest side, pixels")
     _draw_histogram(lengths, report.lengths, "caption, tokens", least_end=report.context_length)
     lengths.axvline(report.context_length, color=_RED, linestyle="--", linewidth=1)
-    lengths.set_title(f"{_of(report.cut, len(report.lengths))} cut at {report.context_length}")
+    lengths.set_title(f"{_share(report.cut, len(report.lengths))} cut at {report.context_length}")
     _draw_captions(captions, report)
     with warnings.catch_warnings():  # captions are of all languages, the font is not
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
@@ -117,7 +118,7 @@ def _draw_captions(axes: Any, report: Report) -> None:
     axes.set_yticks(range(len(most)), labels, parse_math=False)  # a caption may have two dollars
     axes.invert_yaxis()
     axes.set(xlabel="samples")
-    axes.set_title(f"{_of(report.repeated, len(report.lengths))} with a repeated caption")
+    axes.set_title(f"{_share(report.repeated, len(report.lengths))} with a repeated caption")
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -117,19 +117,19 @@ class FileSource(AbstractSource):
         if guessed:
             log_keys(self.path, self.image_key, self.text_key)
 
-    def _key(self, what: str, given: str | None, usual: Sequence[str], found: Sequence[str]) -> str:
+    def _key(self, role: str, given: str | None, usual: Sequence[str], found: Sequence[str]) -> str:
         names = ", ".join(map(repr, found)) or "nothing"
         if given is not None:
             if given in found or key_path(given)[0] in found:
                 return given
             hint = did_you_mean(given, found)
-            raise ValueError(f"{self.path} has no {what}_key {given!r}: it holds {names}.{hint}")
+            raise ValueError(f"{self.path} has no {role}_key {given!r}: it holds {names}.{hint}")
         candidates = [name for name in usual if name in found]
         if len(candidates) != 1:
             problem = "several" if candidates else "none"
             raise ValueError(
-                f"Of what {self.path} holds, {names}, {problem} may be the {what}: pass "
-                f"`{what}_key=`."
+                f"Of what {self.path} holds, {names}, {problem} may be the {role}: pass "
+                f"`{role}_key=`."
             )
         return candidates[0]
 

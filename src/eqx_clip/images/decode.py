@@ -94,9 +94,9 @@ def encoded(image: Any) -> bytes:
 
 
 def _read(
-    stream: io.BytesIO | io.BufferedReader, what: str, reduction: Reduction | None
+    stream: io.BytesIO | io.BufferedReader, name: str, reduction: Reduction | None
 ) -> Image.Image:
-    with _explained(what), Image.open(stream) as image:
+    with _explained(name), Image.open(stream) as image:
         if reduction is not None and image.format == "JPEG":
             factor = reduction(image.width, image.height)
             if factor >= 2:
@@ -132,18 +132,18 @@ def _tell_of_cut(mode: str) -> None:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turns each of Pillow's many errors for undecodable data into a `ValueError` about `what`."""
+def _explained(name: str) -> Iterator[None]:
+    """Turns each of Pillow's many errors for undecodable data into a `ValueError` about `name`."""
     try:
         yield
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{what} is too large to decode safely: {error} If you trust it, raise the limit: "
+            f"{name} is too large to decode safely: {error} If you trust it, raise the limit: "
             "PIL.Image.MAX_IMAGE_PIXELS = ..."
         ) from error
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{what} is not an image that Pillow can identify: expected an encoded image, such as "
+            f"{name} is not an image that Pillow can identify: expected an encoded image, such as "
             "JPEG, PNG or WebP. Check what it holds (a web page? nothing?), or skip it."
         ) from error
     except MemoryError:
@@ -151,18 +151,18 @@ def _explained(what: str) -> Iterator[None]:
     except ValueError as error:
         if "MAX_TEXT" in str(error):
             raise ValueError(
-                f"{what} has more text in it than Pillow reads: {error} If you trust it, raise the "
+                f"{name} has more text in it than Pillow reads: {error} If you trust it, raise the "
                 "limit: PIL.PngImagePlugin.MAX_TEXT_CHUNK = ... (one text), MAX_TEXT_MEMORY (all)."
             ) from error
-        raise ValueError(_damaged(what, error)) from error
+        raise ValueError(_damaged(name, error)) from error
     # Fuzzed files raise OSError, SyntaxError, ValueError and RuntimeError: there is no common base.
     except Exception as error:
-        raise ValueError(_damaged(what, error)) from error
+        raise ValueError(_damaged(name, error)) from error
 
 
-def _damaged(what: str, error: Exception) -> str:
+def _damaged(name: str, error: Exception) -> str:
     return (
-        f"{what} cannot be decoded ({str(error) or type(error).__name__}): expected one whole "
+        f"{name} cannot be decoded ({str(error) or type(error).__name__}): expected one whole "
         "image, and this one may be truncated or damaged. Write or download it again, or skip it."
     )
 

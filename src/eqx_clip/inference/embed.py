@@ -20,7 +20,7 @@ from .._clip import CLIP
 from .._types import AnyArray, Count, ImageLike, TextLike, at_least_float32
 from ..sharding import rows_beside
 from ..tokenizers.clip import as_captions, as_several
-from ..tokenizers.text_lengths import text_length, used_lengths
+from ..tokenizers.text_lengths import text_length
 from .inputs import check_several, pixels_of, read_at_once
 
 
@@ -92,7 +92,7 @@ def embed_texts(
 ) -> Float[np.ndarray, "texts embed"]:
     """Unit features of many texts, in their order, in at least float32.
 
-    Where the text tower says how many tokens of a row its feature depends on (`used_lengths`),
+    Where the model says how many tokens of a row its feature depends on (`used_lengths`),
     texts are sorted by length and computed at the least multiple of 8 tokens that holds them: the
     same features, for a fraction of the work. Other towers are given the whole context.
 
@@ -109,7 +109,7 @@ def embed_texts(
     texts = as_several(texts)
     with _threads() as pool:
         windows = _ahead(pool, model.tokenize, _windows(texts, WINDOW * batch_size), 1)
-        batches = _text_batches(model.text, windows, batch_size)
+        batches = _text_batches(model, windows, batch_size)
         return _embed(_encode_texts, model, batches, batch_size, _bar(texts, "text", progress))
 
 
@@ -183,12 +183,12 @@ def _image_batches(
 
 
 def _text_batches(
-    tower: Any, windows: Iterator[Callable[[], np.ndarray]], batch_size: int
+    model: CLIP, windows: Iterator[Callable[[], np.ndarray]], batch_size: int
 ) -> Iterator[Batch]:
     start = 0
     for window in windows:
         tokens = window()
-        used = used_lengths(tower, tokens)
+        used = model.used_lengths(tokens)
         order = np.argsort(-used, kind="stable")  # the shortest last: filling them up costs least
         for i in range(0, len(order), batch_size):
             index = order[i : i + batch_size]

@@ -27,15 +27,14 @@ def along_depth(start: int, leaf: Any) -> np.ndarray:
     return np.arange(start, start + depth).reshape(depth, *(1,) * (leaf.ndim - 1))
 
 
-def transformer_groups(tower: Any) -> LayerGroups:
-    """The embeddings, each block but the last, the last with the norm that follows, the projection.
+def transformer_groups(tower: Any, norm: str, head: tuple[str, ...]) -> LayerGroups:
+    """The embeddings, each block but the last, the last with the norm that follows, the head.
 
-    OpenCLIP's `lock_image_tower` and `lock_text_tower` of its own transformers, and of timm's,
-    where the head that pools by attention is what the projection is elsewhere.
+    `norm` and `head` are fields of the tower; the others but its `stack` come before the blocks.
+    OpenCLIP's `lock_image_tower` and `lock_text_tower` of its own transformers, and of timm's.
     """
     depth = len(tower.stack)
-    later = dict.fromkeys(("ln_post", "ln_final"), depth)
-    later |= dict.fromkeys(("map_head", "proj", "proj_bias"), depth + 1)
+    later = {norm: depth, **dict.fromkeys(head, depth + 1)}
 
     def group(path: tuple, leaf: Any) -> np.ndarray:
         field = path[0].name

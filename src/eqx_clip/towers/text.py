@@ -126,7 +126,7 @@ class TextTransformer(Module):
 
     def layer_groups(self) -> LayerGroups:
         """The groups of OpenCLIP's `lock_text_tower`."""
-        return transformer_groups(self)
+        return transformer_groups(self, "ln_final", ("proj", "proj_bias"))
 
     def flops(self, tokens: int | None = None) -> int:
         """The operations of one text, from shapes alone; of so many tokens, or the context's."""

@@ -124,7 +124,7 @@ class TimmViT(Module):
 
     def layer_groups(self) -> LayerGroups:
         """timm's groups, which OpenCLIP's `lock_image_tower` locks: the head is the last."""
-        return transformer_groups(self)
+        return transformer_groups(self, "ln_post", ("map_head",))
 
     def flops(self) -> int:
         """The operations of one image, from shapes alone."""

@@ -120,7 +120,7 @@ class VisionTransformer(Module):
 
     def layer_groups(self) -> LayerGroups:
         """The groups of OpenCLIP's `lock_image_tower`."""
-        return transformer_groups(self)
+        return transformer_groups(self, "ln_post", ("proj",))
 
     def flops(self) -> int:
         """The operations of one image, from shapes alone."""

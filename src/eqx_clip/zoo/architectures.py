@@ -261,11 +261,11 @@ def nearest_model(name: str) -> str:
     theirs = [pair.model for pair in open_clip_pairs() if not is_model(pair.model)]
     others = {word for model in theirs for word in words(model) if len(word) > 2}
     others -= {word for model in ours for word in words(model)}
-    first, *rest = words(name) or [""]
-    if others & {first, *rest}:
+    first, *later = words(name) or [""]
+    if others & {first, *later}:
         return ""
     # The first word is the family's; a name with `siglip` in it means no other.
-    known = {word for model in ours for word in words(model) if len(word) > 2} & {first, *rest}
+    known = {word for model in ours for word in words(model) if len(word) > 2} & {first, *later}
     near = [m for m in ours if get_close_matches(first, words(m)[:1]) and known <= {*words(m)}]
     return did_you_mean(name, near)
 

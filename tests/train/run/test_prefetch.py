@@ -60,12 +60,13 @@ def test_batches_become_global_arrays_and_their_index_stays(model, mesh):
         np.testing.assert_array_equal(there["index"], batch["index"])
 
 
+@pytest.mark.parametrize("text", [lambda model: model, lambda model: model.text])
 @pytest.mark.parametrize(
     "longest", [1, 15, *(n + i for n in TEXT_LENGTHS for i in (0, 1)), CONTEXT]
 )
-def test_texts_are_cut_to_the_least_length_that_holds_them(model, mesh, longest):
+def test_texts_are_cut_to_the_least_length_that_holds_them(model, mesh, longest, text):
     batch = make_batch(model, longest)
-    (placed,) = train.prefetch([batch], mesh, text=model.text)
+    (placed,) = train.prefetch([batch], mesh, text=text(model))
     length = placed["tokens"].shape[1]
     assert length in (*TEXT_LENGTHS, CONTEXT) and length >= longest
     assert not any(longest <= other < length for other in TEXT_LENGTHS)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from helpers import images_for, random_model, smallest_configs
 
 from eqx_clip import ResNetConfig, sharding, train
@@ -15,7 +16,7 @@ def test_a_step_trains_all_but_the_buffers():
     tower = ResNetConfig(image_size=32, depths=(1, 2, 1, 1), width=4, num_heads=2, embed_dim=12)
     model = random_model(dataclasses.replace(smallest_configs()["vit"].resize(32), image=tower))
     mesh = sharding.make_mesh(2, 2)
-    optimizer = train.adamw(1e-3)
+    optimizer = optax.adamw(1e-3, weight_decay=0.5)  # decays whatever it is given
     options = {"dtype": jnp.bfloat16, "remat": "full", "ema_decay": 0.9}
     step = train.make_train_step(optimizer, mesh, **options)
     state = train.init_state(model, optimizer, mesh, ema=True)

@@ -52,15 +52,15 @@ class Console:
             self._bar.update(step - self._bar.n)
 
     @contextlib.contextmanager
-    def compiling(self, what: str, compiles: bool = True) -> Iterator[None]:
-        """Around a step that is compiled for `what`, such as "captions of 24 tokens": says so.
+    def compiling(self, program: str, compiles: bool = True) -> Iterator[None]:
+        """Around a step that is compiled for `program`, such as "captions of 24 tokens": says so.
 
         Neither the step nor its time counts in the remaining time. Nothing if not `compiles`.
         """
         if not compiles:
             yield
             return
-        self.write(f"compiling for {what}")
+        self.write(f"compiling for {program}")
         start = self._clock()
         yield
         if self._begun is not None:

@@ -248,11 +248,11 @@ class Checkpointer:
         except Exception as error:  # Orbax's and TensorStore's errors are of many types
             raise ValueError(self._damaged(step, str(error))) from error
 
-    def _damaged(self, step: int, what: str) -> str:
+    def _damaged(self, step: int, reason: str) -> str:
         others = [other for other in self._disk.steps() if other != step]
         return (
-            f"The checkpoint of step {step} in {self.folder} cannot be read: {what}. Others there "
-            f"are of steps {others}: `restore(like, step=...)` takes one of them. Remove the "
+            f"The checkpoint of step {step} in {self.folder} cannot be read: {reason}. Others "
+            f"there are of steps {others}: `restore(like, step=...)` takes one of them. Remove the "
             "damaged one before training goes on."
         )
 

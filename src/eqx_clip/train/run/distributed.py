@@ -88,10 +88,10 @@ def check_same(**facts: Any) -> None:
 
     Facts are what JSON can say, nested or not, and dataclasses of it.
     """
-    mine = flattened(as_json(facts))
-    everywhere = [json.loads(text) for text in gathered(json.dumps(mine))]
+    own = flattened(as_json(facts))
+    everywhere = [json.loads(text) for text in gathered(json.dumps(own))]
     for name in dict.fromkeys(itertools.chain(*everywhere)):
-        values = [of_one.get(name, "nothing") for of_one in everywhere]
+        values = [process.get(name, "nothing") for process in everywhere]
         if len(set(values)) > 1:
             raise ValueError(
                 f"`{name}` must be the same in all processes; they have, in order, "

@@ -28,9 +28,9 @@ def prefetch(
     **Arguments:**
 
     - `batches`: `{"image": ..., "tokens": ..., "index": ...}` of equally many rows on each process.
-    - `text`: the model's text tower. If it says that tokens behind the end of a text change no
-      feature (`used_lengths`), a batch is cut to 16, 24, 32, 40 or 48 tokens where the longest text
-      of all processes is that short. None cuts nothing.
+    - `text`: the model, or its text tower. If it says that tokens behind the end of a text change
+      no feature (`used_lengths`), a batch is cut to 16, 24, 32, 40 or 48 tokens where the longest
+      text of all processes is that short. None cuts nothing.
     - `ahead`: batches that wait in memory.
 
     **Yields** `"image"` and `"tokens"` as global arrays, spread over the mesh by their rows, and

@@ -40,7 +40,7 @@ class Watchdog:
                 raise ValueError(f"`{name}={value}` must be a number of seconds, more than 0.")
         self.limit, self.first_limit = limit, max(limit, first_limit)
         self._beats = 0
-        self._begun: tuple[str, float, Real] | None = None  # what, when, and how long it may take
+        self._begun: tuple[str, float, Real] | None = None  # which, when, and how long it may take
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -55,13 +55,13 @@ class Watchdog:
             self._changed.notify()
         self._thread.join()
 
-    def beat(self, what: str, *, limit: Real | None = None) -> None:
-        """`what` begins, and what was before it has ended. `limit` is for this one."""
+    def beat(self, activity: str, *, limit: Real | None = None) -> None:
+        """`activity` begins, and the one before it has ended. `limit` is for this one."""
         if limit is None:
             limit = self.first_limit if self._beats == 0 else self.limit
         with self._changed:
             self._beats += 1
-            self._begun = (what, time.monotonic(), limit)
+            self._begun = (activity, time.monotonic(), limit)
             self._changed.notify()
 
     def _watch(self) -> None:
@@ -70,16 +70,16 @@ class Watchdog:
                 if self._begun is None:
                     self._changed.wait()
                     continue
-                what, start, limit = self._begun
+                activity, start, limit = self._begun
                 if time.monotonic() - start > limit:
-                    _end(what, time.monotonic() - start, limit)
+                    _end(activity, time.monotonic() - start, limit)
                 self._changed.wait(start + limit - time.monotonic() + 0.001)
 
 
-def _end(what: str, seconds: float, limit: Real) -> None:
+def _end(activity: str, seconds: float, limit: Real) -> None:
     message = (
-        f"eqx_clip: {what} has not ended after {seconds:.1f} s; its limit is {limit} s. The stacks "
-        f"of all threads follow, and this process ends with exit code {EXIT_CODE}.\n"
+        f"eqx_clip: {activity} has not ended after {seconds:.1f} s; its limit is {limit} s. The "
+        f"stacks of all threads follow, and this process ends with exit code {EXIT_CODE}.\n"
     )
     os.write(STDERR, message.encode())
     faulthandler.dump_traceback(STDERR, all_threads=True)

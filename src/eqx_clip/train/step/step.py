@@ -117,6 +117,7 @@ def make_train_step(
         params: Any = eqx.filter(state.model, eqx.is_inexact_array)
         with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts
             updates, opt_state = optimizer.update(cast(Any, grads), state.opt_state, params)
+        updates = _of_parameters(updates)
         if trainable is not None:  # weight decay moves what has no gradient
             mask = eqx.filter(trainable, jax.tree.map(eqx.is_inexact_array, state.model))
             updates = jax.tree.map(lambda u, learns: u * learns.astype(u.dtype), updates, mask)
@@ -240,9 +241,18 @@ def _check_state(
         (bool(patch_dropout), state.key, "`patch_dropout` draws", "key=jax.random.key(0)"),
         (ema_decay is not None, state.ema, "`ema_decay` moves", "ema=True"),
     )
-    for needed, there, what, remedy in needs:
+    for needed, there, use, remedy in needs:
         if needed and there is None:
-            raise ValueError(f"{what} with what the state lacks: pass `init_state(..., {remedy})`.")
+            raise ValueError(f"{use} with what the state lacks: pass `init_state(..., {remedy})`.")
+
+
+def _of_parameters(updates: Any) -> Any:
+    """The updates with zeros for buffers, which an optimizer may decay or move by noise."""
+    return jax.tree.map(
+        lambda update, is_buffer: jnp.zeros_like(update) if is_buffer else update,
+        updates,
+        buffers(updates),
+    )
 
 
 def _moved(average: ModelT, model: ModelT, decay: Real) -> ModelT:
