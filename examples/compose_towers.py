@@ -222,13 +222,11 @@ def encode_texts(model: eqx_clip.CLIP, tokens: np.ndarray) -> jax.Array:
 
 
 def image_loss(model: eqx_clip.CLIP, images: np.ndarray, text_features: jax.Array) -> jax.Array:
-    scale = jnp.exp(model.logit_scale)
-    return eqx_clip.clip_loss(encode_images(model, images), text_features, scale)
+    return eqx_clip.clip_loss(encode_images(model, images), text_features, model.scale)
 
 
 def text_loss(model: eqx_clip.CLIP, tokens: np.ndarray, image_features: jax.Array) -> jax.Array:
-    scale = jnp.exp(model.logit_scale)
-    return eqx_clip.clip_loss(image_features, encode_texts(model, tokens), scale)
+    return eqx_clip.clip_loss(image_features, encode_texts(model, tokens), model.scale)
 
 
 def zero_shot(model: eqx_clip.CLIP, images: np.ndarray, text_features: jax.Array) -> str:

@@ -21,6 +21,7 @@ from eqx_clip import (
     Preprocess,
     WeightsNotFoundError,
 )
+from eqx_clip.checkpoints.hub import REGISTERED_FILES
 from eqx_clip.zoo import pretrained as registry
 
 
@@ -72,7 +73,7 @@ def test_revision_of_the_hub(hub, model, folder, tmp_path):
 def test_loads_a_registered_pair_from_the_first_repository_that_has_it(
     hub, nano, nano_row, tmp_path
 ):
-    weights = tmp_path / "weights" / nano_row.files[1]
+    weights = tmp_path / "weights" / REGISTERED_FILES[1]
     weights.parent.mkdir()
     save_file(eqx_clip.to_state_dict(nano), weights)
     hub.repos["org/first"] = {"main": {"README.md": b"", "open_clip_pytorch_model.bin": b"pickle"}}
@@ -80,7 +81,7 @@ def test_loads_a_registered_pair_from_the_first_repository_that_has_it(
     assert bitwise_equal(eqx_clip.load(NANO, "tag-a"), nano)
     assert bitwise_equal(eqx_clip.load(NANO), nano)
     first = [line for line in hub.log if "org/first" in line]
-    assert [line.rsplit("/")[-1] for line in first[:2]] == list(nano_row.files)
+    assert [line.rsplit("/")[-1] for line in first[:2]] == list(REGISTERED_FILES)
     hub.add("org/first", weights.parent)
     hub.log.clear()
     eqx_clip.load(NANO, "tag-a")

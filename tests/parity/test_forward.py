@@ -22,6 +22,7 @@ from oracle import open_clip, torch
 from PIL import Image
 
 import eqx_clip
+from eqx_clip.checkpoints.hub import REGISTERED_FILES
 from eqx_clip.zoo.pretrained import find_pretrained
 
 
@@ -84,7 +85,7 @@ def cached(row, oracle, folder):
     snapshot.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0" * 40)
-    save_oracle(oracle, snapshot / row.files[0])
+    save_oracle(oracle, snapshot / REGISTERED_FILES[0])
 
 
 @pytest.mark.parametrize(

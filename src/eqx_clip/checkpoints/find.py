@@ -18,7 +18,15 @@ from .files.json_object import json_object
 from .files.safetensors import SafetensorsFile
 from .files.weights import TORCH_SUFFIXES
 from .format import OPEN_CLIP, TRANSFORMERS, Format
-from .hub import CONFIG_FILE, REPO, WEIGHT_FILES, WeightsNotFoundError, fetch, find_in_folder
+from .hub import (
+    CONFIG_FILE,
+    REGISTERED_FILES,
+    REPO,
+    WEIGHT_FILES,
+    WeightsNotFoundError,
+    fetch,
+    find_in_folder,
+)
 from .tokenizer_files import with_tokenizer_in, with_tokenizer_of
 
 
@@ -67,7 +75,7 @@ def find(
             )
         row = find_pretrained(name, None if tag is None else os.fspath(tag))
         place = {"revision": revision, "cache_dir": cache_dir}
-        weights = fetch(row.repos, row.files, **place)
+        weights = fetch(row.repos, REGISTERED_FILES, **place)
         return Found(with_tokenizer_of(row.config, row.repos, **place), weights)
     folder = _path(name.removeprefix("local-dir:"))
     if os.path.isdir(folder):  # unlike `Path.is_dir`, of any string

@@ -10,10 +10,10 @@ from .files.weights import TORCH_SUFFIXES
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # organisation/repository
 CONFIG_FILE = "open_clip_config.json"
-# OpenCLIP's order of preference.
+# OpenCLIP's order of preference; its registered pairs have one of the first two.
+REGISTERED_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 WEIGHT_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
+    *REGISTERED_FILES,
     "model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",

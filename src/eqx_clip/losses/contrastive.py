@@ -36,7 +36,7 @@ def clip_loss(
 
     - `image_features`, `text_features`: unit vectors (batch, embed); row i of one belongs with
       row i of the other. Inside `jax.shard_map` this device's rows of the global batch.
-    - `logit_scale`: what multiplies the cosines, `jnp.exp(model.logit_scale)`: not the log.
+    - `logit_scale`: what multiplies the cosines, `model.scale`: not the log.
     - `axis_name`: the mesh axis, or axes, over which the batch is sharded. Every image is compared
       with the texts of all devices. None: the batch is whole.
     - `method`: "ring" passes the texts from device to device and holds no matrix of local by

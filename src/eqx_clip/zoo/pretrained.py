@@ -23,16 +23,15 @@ _STATISTICS = {
 class Pretrained:
     """One set of weights of a model, by its tag.
 
-    `repos` are hub repositories, tried in order, and `files` the names tried in each.
-    `open_clip` is OpenCLIP's name of the model and of the tag; it lists weights of the quick GELU
-    under a second name, too, with `-quickgelu` behind. `preprocess` is that of the weights.
+    `repos` are hub repositories, tried in order. `open_clip` is OpenCLIP's name of the model and of
+    the tag; it lists weights of the quick GELU under a second name, too, with `-quickgelu`
+    behind. `preprocess` is that of the weights.
     """
 
     model: str
     tag: str
     open_clip: tuple[str, str]
     repos: tuple[str, ...]
-    files: tuple[str, ...] = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
     quick_gelu: bool = False
     preprocess: Preprocess
 
@@ -120,7 +119,7 @@ def _rows(name: Name) -> list[Pretrained]:
 
 
 def list_pretrained() -> tuple[tuple[str, str], ...]:
-    """Every (model, tag) pair that `load` takes."""
+    """Every (model, tag) pair that `load` takes, each under one of its names."""
     return tuple((row.model, row.tag) for row in PRETRAINED)
 
 
