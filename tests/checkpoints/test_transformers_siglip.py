@@ -152,7 +152,7 @@ def test_without_an_image_processor_their_defaults_are_taken_and_told(theirs, ca
 
 def test_what_an_image_processor_does_not_say_is_the_default_of_its_class(theirs):
     content = {"image_processor_type": "SiglipImageProcessorFast", "resample": 2}
-    content["size"] = {"height": 48, "width": 48}
+    content |= {"size": {"height": 48, "width": 48}, "crop_size": None, "do_center_crop": None}
     (theirs / PROCESSOR).write_text(json.dumps(content))
     assert eqx_clip.load(theirs).preprocess == dataclasses.replace(
         SQUASHED, interpolation="bilinear"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..._checks import as_count, as_positive, mlp_ratio, short_repr
+from ..._checks import as_count, mlp_ratio, short_repr
 from ..._types import Activation
 
 
@@ -41,7 +41,7 @@ def read_transformer(
         "width": width,
         "depth": depth,
         "num_heads": num_heads,
-        "mlp_ratio": as_positive("intermediate_size / hidden_size", mlp_ratio(width, hidden)),
+        "mlp_ratio": mlp_ratio(width, hidden),
         "activation": activations[activation],
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..._checks import short_repr
+from ..._checks import is_finite, short_repr
 from ...images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
@@ -63,11 +63,10 @@ def preprocess_from_transformers(
     for switch in ("do_resize", "do_rescale", "do_normalize"):
         if options[switch] is not True:
             raise ValueError(f"`{switch}={short_repr(options[switch])}` must be true.")
-    if abs(options["rescale_factor"] * 255 - 1) > 1e-6:
-        raise ValueError(
-            f"`rescale_factor={short_repr(options['rescale_factor'])}` must be 1 / 255."
-        )
-    if options["resample"] not in _FILTERS:
+    factor = options["rescale_factor"]
+    if not is_finite(factor) or abs(factor * 255 - 1) > 1e-6:
+        raise ValueError(f"`rescale_factor={short_repr(factor)}` must be 1 / 255.")
+    if options["resample"] not in tuple(_FILTERS):
         raise ValueError(
             f"`resample={short_repr(options['resample'])}` is not supported; supported: 2, "
             "bilinear, and 3, bicubic."
@@ -75,8 +74,8 @@ def preprocess_from_transformers(
     target, mode = _target(options["size"], options["crop_size"], options["do_center_crop"])
     return Preprocess(
         image_size=target,
-        mean=tuple(options["image_mean"]),
-        std=tuple(options["image_std"]),
+        mean=options["image_mean"],
+        std=options["image_std"],
         interpolation=_FILTERS[options["resample"]],
         resize_mode=mode,
     )
