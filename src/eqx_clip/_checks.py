@@ -1,6 +1,7 @@
 """Checks of what comes in from users: each error names what was given, expected, and the remedy."""
 
 import builtins
+import math
 import reprlib
 import sys
 from collections.abc import Callable, Sequence
@@ -262,12 +263,21 @@ def check_token_count(name: str, count: int) -> None:
         raise ValueError(f"`{name}` must give at most {MAX_TOKENS:,} tokens; it gives {count:,}.")
 
 
-def check_mlp(width: int, ratio: float) -> None:
+def as_mlp_ratio(width: int, ratio: float) -> float:
+    """`ratio` as `mlp_ratio` has it, so that configurations of equal sizes are equal; or a
+    `ValueError` if there is no hidden layer of `int(width * ratio)` numbers."""
     if not 1 <= width * ratio <= _INT64_MAX:
         raise ValueError(
             f"`mlp_ratio={ratio}` must give a hidden layer of at least one number, and fewer than "
             f"2**63; the width is {width}."
         )
+    return mlp_ratio(width, int(width * ratio))
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """The ratio of which `int(width * ratio)` is `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -53,3 +53,34 @@ def cast(model, *dtypes):
 
 def dtypes(model):
     return {leaf.dtype.name for leaf in jax.tree.leaves(model)}
+
+
+def edit_json(path, **changes):
+    """Sets options of a JSON file, of parts by `part__option`; None takes one away."""
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parts, last = name.split("__")
+        section = config
+        for part in parts:
+            section = section[part]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    path.write_text(json.dumps(config))
+
+
+def split_weights(folder):
+    """Puts transformers' weights into two files and an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    parts = {"model-1-of-2.safetensors": {}, "model-2-of-2.safetensors": {}}
+    names = {}
+    for number, (name, tensor) in enumerate(tensors.items()):
+        file = list(parts)[number % 2]
+        parts[file][name], names[name] = tensor, file
+    for file, part in parts.items():
+        save_file(part, folder / file)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": names})
+    )

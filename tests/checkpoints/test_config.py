@@ -138,6 +138,14 @@ def test_numbers_of_numpy_are_numbers():
     assert types <= {int, float, str, bool}
 
 
+@pytest.mark.parametrize("hidden, ratios", [(6144, (4.3637, 4.364, 6144 / 1408)), (1, (1e-3,))])
+def test_towers_of_equal_sizes_are_equal(hidden, ratios):
+    config = {"width": 1408, "depth": 1, "num_heads": 1, "embed_dim": 8, "patch_size": 8}
+    towers = {ViTConfig(**config, mlp_ratio=ratio) for ratio in ratios}
+    assert {int(tower.width * tower.mlp_ratio) for tower in towers} == {hidden}
+    assert len(towers) == 1
+
+
 # Configurations of absurd size
 
 CONTENTS = "model_cfg.vision_cfg.", "model_cfg.text_cfg.", "model_cfg.", "preprocess_cfg."

@@ -6,9 +6,8 @@ import os
 
 import jax
 import pytest
-from folders import CONFIG, NANO
+from folders import CONFIG, NANO, edit_json, split_weights
 from helpers import bitwise_equal, tiny
-from safetensors.numpy import load_file, save_file
 
 import eqx_clip
 from eqx_clip import Preprocess, WeightsNotFoundError
@@ -25,45 +24,16 @@ def theirs(nano, tmp_path):
     return tmp_path / "theirs"
 
 
-def edit(path, **changes):
-    """Sets options, of parts by `part__option`; None takes one away."""
-    config = json.loads(path.read_text())
-    for name, value in changes.items():
-        *parts, last = name.split("__")
-        section = config
-        for part in parts:
-            section = section[part]
-        if value is None:
-            del section[last]
-        else:
-            section[last] = value
-    path.write_text(json.dumps(config))
-
-
-def split(folder):
-    """Puts the weights into two files and an index."""
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    parts = {"model-1-of-2.safetensors": {}, "model-2-of-2.safetensors": {}}
-    names = {}
-    for number, (name, tensor) in enumerate(tensors.items()):
-        file = list(parts)[number % 2]
-        parts[file][name], names[name] = tensor, file
-    for file, part in parts.items():
-        save_file(part, folder / file)
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
-
-
 def test_a_folder_loads_whole_and_in_shards(nano, theirs):
     assert bitwise_equal(eqx_clip.load(theirs), nano)
-    split(theirs)
+    split_weights(theirs)
     assert bitwise_equal(eqx_clip.load(theirs), nano)
 
 
 def test_a_repository_of_the_hub_loads_whole_and_in_shards(hub, nano, theirs):
     hub.add("org/whole", theirs)
     assert bitwise_equal(eqx_clip.load("hf-hub:org/whole"), nano)
-    split(theirs)
+    split_weights(theirs)
     hub.add("org/shards", theirs)
     assert bitwise_equal(eqx_clip.load("hf-hub:org/shards"), nano)
     hub.repos["org/shards"]["main"].pop("model-2-of-2.safetensors")
@@ -83,11 +53,11 @@ def test_of_two_formats_in_a_folder_openclips_is_taken_and_told(theirs, caplog):
 def test_without_an_image_processor_its_defaults_are_taken_and_told(theirs, caplog):
     (theirs / PROCESSOR).unlink()
     assert eqx_clip.load(theirs).preprocess == Preprocess(224)
-    assert "no 'preprocessor_config.json'" in caplog.text
+    assert "no 'preprocessor_config.json'" in caplog.text and "mean (0.48" in caplog.text
 
 
 def test_the_file_of_all_processors_is_read(theirs):
-    edit(theirs / PROCESSOR, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
+    edit_json(theirs / PROCESSOR, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
     processor = json.loads((theirs / PROCESSOR).read_text())
     (theirs / PROCESSOR).unlink()
     (theirs / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
@@ -95,7 +65,9 @@ def test_the_file_of_all_processors_is_read(theirs):
 
 
 def test_images_may_be_squashed(theirs):
-    edit(theirs / PROCESSOR, do_center_crop=False, size={"height": 224, "width": 224}, resample=2)
+    edit_json(
+        theirs / PROCESSOR, do_center_crop=False, size={"height": 224, "width": 224}, resample=2
+    )
     expected = Preprocess(224, interpolation="bilinear", resize_mode="squash")
     assert eqx_clip.load(theirs).preprocess == expected
 
@@ -125,7 +97,7 @@ def test_older_files_hold_a_second_part_which_wins(theirs, nano):
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(theirs, changes, words):
-    edit(theirs / "config.json", **changes)
+    edit_json(theirs / "config.json", **changes)
     with pytest.raises(ValueError, match=words):
         eqx_clip.load(theirs)
 
@@ -136,14 +108,17 @@ def test_a_configuration_that_does_not_fit_is_refused(theirs, changes, words):
         ({"do_resize": False}, "`do_resize=False` must be true"),
         ({"do_normalize": None}, None),
         ({"rescale_factor": 1.0}, "`rescale_factor=1.0` must be 1 / 255"),
+        ({"rescale_factor": "1 / 255"}, "`rescale_factor='1 / 255'` must be 1 / 255"),
         ({"resample": 0}, "`resample=0` is not supported"),
+        ({"resample": [3]}, r"`resample=\[3\]` is not supported"),
+        ({"image_mean": "half"}, "`mean` must be a number, or three"),
         ({"crop_size": {"height": 200, "width": 200}}, "resized by the shortest edge and cropped"),
         ({"size": {"longest_edge": 224}}, "resized by the shortest edge and cropped"),
         ({"crop_size": {"side": 224}}, "must be a number, or"),
     ],
 )
 def test_an_image_processor_that_cannot_be_equal_is_refused(theirs, changes, words, nano):
-    edit(theirs / PROCESSOR, **changes)
+    edit_json(theirs / PROCESSOR, **changes)
     if words is None:  # what is not said is the default
         assert bitwise_equal(eqx_clip.load(theirs), nano)
         return
@@ -169,7 +144,7 @@ def test_an_index_that_is_none_is_refused(theirs, content, words):
 
 
 def test_a_tensor_that_is_not_where_the_index_has_it_is_named(theirs):
-    split(theirs)
+    split_weights(theirs)
     index = json.loads((theirs / INDEX).read_text())
     name = next(iter(index["weight_map"]))
     index["weight_map"][name] = "model-2-of-2.safetensors"
@@ -180,14 +155,14 @@ def test_a_tensor_that_is_not_where_the_index_has_it_is_named(theirs):
 
 def test_a_folder_without_weights_is_refused(theirs):
     (theirs / WEIGHTS).unlink()
-    with pytest.raises(WeightsNotFoundError, match=f"expected '{WEIGHTS}' or '{INDEX}'"):
+    with pytest.raises(WeightsNotFoundError, match=f"expected one of '{WEIGHTS}', '{INDEX}'"):
         eqx_clip.load(theirs)
 
 
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: tiny(), "square images and patches only"),
+        (lambda: tiny(), r"`image_size=\(48, 32\)` .* squares only"),
         (lambda: eqx_clip.create(NANO, key=jax.random.key(0), init_logit_bias=1), "`logit_bias`"),
     ],
 )

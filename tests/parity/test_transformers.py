@@ -1,14 +1,19 @@
 """The format of transformers, compared with transformers itself."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 from helpers import bitwise_equal, features, images_for, relative_error
 from oracle import torch
-from PIL import Image
 from safetensors.numpy import load_file
+from transformers_models import (
+    error,
+    load_strictly,
+    oracle_features,
+    picture,
+    preprocess_of,
+    with_noise,
+)
 
 import eqx_clip
 from eqx_clip import Preprocess, TextConfig, ViTConfig
@@ -46,11 +51,7 @@ def oracle_config(width, depth, heads, hidden, patch, image, context, act, **tex
 
 def oracle_model(config, dtype=torch.float32):
     torch.manual_seed(0)
-    model = transformers.CLIPModel(config).to(dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model
+    return with_noise(transformers.CLIPModel(config), dtype, 0.1)
 
 
 def save_oracle(model, folder, **options):
@@ -72,50 +73,34 @@ def rows(context, seed=0):
     return ids
 
 
-def oracle_features(model, images, ids):
-    dtype = model.logit_scale.dtype
-    with torch.no_grad():
-        outputs = model(
-            input_ids=torch.tensor(ids).long(), pixel_values=torch.tensor(images).to(dtype)
-        )
-    return (
-        outputs.image_embeds.numpy(),
-        outputs.text_embeds.numpy(),
-        outputs.logits_per_image.numpy(),
-    )
-
-
-def error(ours, oracle):
-    images = images_for(ours, 3)
-    ids = rows(ours.tokenizer.context_length)
-    pairs = zip(features(ours, images, ids), oracle_features(oracle, images, ids), strict=True)
-    return max(relative_error(mine, theirs) for mine, theirs in pairs)
+def error_of(ours, oracle):
+    return error(ours, oracle, rows(ours.tokenizer.context_length))
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=["small", "odd", "one"])
 def test_features_are_those_of_transformers_in_float64(sizes, tmp_path, x64):
     oracle = oracle_model(oracle_config(**sizes), torch.float64)
     ours = eqx_clip.load(save_oracle(oracle, tmp_path), dtype="float64")
-    assert error(ours, oracle) < 1e-10
+    assert error_of(ours, oracle) < 1e-10
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=["small", "odd", "one"])
 def test_features_are_those_of_transformers_in_float32(sizes, tmp_path):
     oracle = oracle_model(oracle_config(**sizes))
-    assert error(eqx_clip.load(save_oracle(oracle, tmp_path)), oracle) < 2e-5
+    assert error_of(eqx_clip.load(save_oracle(oracle, tmp_path)), oracle) < 2e-5
 
 
 def test_files_from_before_the_end_of_text_was_read_take_the_highest_id(tmp_path):
     """OpenAI's own say 2, which is no end of text of this vocabulary."""
     oracle = oracle_model(oracle_config(**SIZES[0], eos_token_id=2))
-    assert error(eqx_clip.load(save_oracle(oracle, tmp_path)), oracle) < 2e-5
+    assert error_of(eqx_clip.load(save_oracle(oracle, tmp_path)), oracle) < 2e-5
 
 
 def test_the_end_of_text_may_be_any_id(tmp_path):
     """Of a row without it transformers reads the first token."""
     oracle = oracle_model(oracle_config(**SIZES[0], eos_token_id=77))
     ours = eqx_clip.load(save_oracle(oracle, tmp_path / "theirs"))
-    assert error(ours, oracle) < 2e-5
+    assert error_of(ours, oracle) < 2e-5
     ids = rows(9)
     ids[:3, 4] = 77
     images = images_for(ours, 4)
@@ -144,15 +129,8 @@ def test_what_is_saved_transformers_loads_to_the_same_bits(tmp_path):
     ours = eqx_clip.load(save_oracle(oracle, tmp_path / "theirs"))
     eqx_clip.save(ours, tmp_path / "ours", format="transformers")
     assert bitwise_equal(eqx_clip.load(tmp_path / "ours"), ours)
-    again, report = transformers.CLIPModel.from_pretrained(
-        tmp_path / "ours", output_loading_info=True
-    )
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    theirs = oracle.state_dict()
-    assert again.state_dict().keys() == theirs.keys()
-    for name, tensor in again.state_dict().items():
-        assert torch.equal(tensor, theirs[name]), name
-    assert error(ours, again.eval()) < 2e-5
+    again = load_strictly(transformers.CLIPModel, tmp_path / "ours", oracle.state_dict())
+    assert error_of(ours, again) < 2e-5
     processor = transformers.CLIPImageProcessor.from_pretrained(tmp_path / "ours")
     assert processor.crop_size["height"] == SIZES[1]["image"]
 
@@ -174,11 +152,6 @@ def test_a_model_of_openclip_is_the_same_in_both_formats(tmp_path):
     assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in tensors
 
 
-def picture(width, height, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
 WIDE = [(64, 48), (33, 32), (100, 37), (32, 32), (35, 32)]
 
 
@@ -191,22 +164,10 @@ def test_pixels_are_those_of_transformers_processors(size, tmp_path):
         size={"shortest_edge": 32}, crop_size=32, **name
     )
     slow.save_pretrained(tmp_path)
-    save_config(tmp_path)
-    ours = preprocess_of(tmp_path)
+    ours = preprocess_of(tmp_path, "clip", 32)
     image = picture(*size)
     theirs = slow(image, return_tensors="np")["pixel_values"][0]
     resized_width = 32 * size[0] // min(size)
     resized_height = 32 * size[1] // min(size)
     odd = any((side - 32) % 4 == 3 for side in (resized_width, resized_height))
     assert (np.abs(ours(image) - theirs).max() < 1e-6) == (not odd)
-
-
-def save_config(folder):
-    config = {"model_type": "clip", "vision_config": {"image_size": 32}}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def preprocess_of(folder):
-    from eqx_clip.checkpoints.transformers_files import read_config
-
-    return read_config(folder).preprocess

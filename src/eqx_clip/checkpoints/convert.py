@@ -20,6 +20,9 @@ else:
     Model = Any  # a `ValueError` speaks first
 
 
+_MISFIT = "Weights and configuration do not belong together."
+
+
 def check_model(model: Any) -> None:
     if not isinstance(model, CLIP):
         raise ValueError(
@@ -60,7 +63,8 @@ def filled(
     try:
         return fill(model, form.table(model), form.plain(tensors, edits or {}), dtype, device)
     except MisfitError as error:
-        raise ValueError(f"{error} {_origin(model, error.names)}") from None
+        origin = _origin(model, error.names) if form is OPEN_CLIP else _MISFIT
+        raise ValueError(f"{error} {origin}") from None
 
 
 def _origin(model: CLIP, names: tuple[str, ...]) -> str:
@@ -76,6 +80,6 @@ def _origin(model: CLIP, names: tuple[str, ...]) -> str:
             image = expected[0]
             return (
                 f"They look like a {family.name}'s; this configuration is of a {image.name}. "
-                "Weights and configuration do not belong together."
+                f"{_MISFIT}"
             )
-    return "Weights and configuration do not belong together."
+    return _MISFIT

@@ -59,7 +59,9 @@ def find(
         place: Any = {"revision": revision, "cache_dir": cache_dir}
         path = fetch(repo, [CONFIG_FILE, transformers.CONFIG_FILE], **place)
         if path.name == transformers.CONFIG_FILE:
-            return _in_transformers(transformers.fetched(repo, place))
+            folder = transformers.fetched(repo, place)
+            config, weights = _in_transformers(folder, repo[0])
+            return Found(with_tokenizer_of(config, repo, **place), weights, TRANSFORMERS)
         config, weights = _read_config(path), fetch(repo, WEIGHT_FILES, **place)
         return Found(with_tokenizer_of(config, repo, **place), weights)
     is_path = os.sep in name and os.path.isdir(name)  # "ViT-B/32" is none
@@ -81,7 +83,8 @@ def find(
     if os.path.isdir(folder):  # unlike `Path.is_dir`, of any string
         _refuse(tag=tag, revision=revision, where="a folder")
         if transformers.is_in(folder):
-            return _in_transformers(folder)
+            config, weights = _in_transformers(folder, folder.resolve().name)
+            return Found(with_tokenizer_in(config, folder), weights, TRANSFORMERS)
         weights = find_in_folder(folder)
         config = _own_config(weights) or _missing_config(folder)
         return Found(with_tokenizer_in(config, folder), weights)
@@ -96,9 +99,8 @@ def find(
     raise _unknown(name, None if tag is None else os.fspath(tag))
 
 
-def _in_transformers(folder: Path) -> Found:
-    config = transformers.read_config(folder)
-    return Found(config, transformers.weights_in(folder), TRANSFORMERS)
+def _in_transformers(folder: Path, source: str) -> tuple[CLIPConfig, Path]:
+    return transformers.read_config(folder, source), transformers.weights_in(folder)
 
 
 def _unknown(name: str, tag: str | None) -> ValueError:

@@ -11,6 +11,7 @@ from .rows.plain import Edit, Edits, PlainTensors
 from .rows.positions import resize_image_positions, resize_text_positions
 from .rows.row import Table, nested, renamed
 from .transformers import tensors as transformers
+from .transformers.config import naming_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,18 @@ def _open_clip_positions(old: CLIPConfig, new: CLIPConfig) -> Edits:
     return edits
 
 
+def _transformers_table(model: CLIP) -> Table:
+    return naming_of(model).table
+
+
 def _transformers_positions(old: CLIPConfig, new: CLIPConfig) -> Edits:
     grids: Any = (old.image, new.image)
     image, text = transformers.POSITIONS
+    class_tokens = naming_of(new).class_tokens
     return {
-        image: lambda x: resize_image_positions(x, *(config.grid for config in grids)),
+        image: lambda x: resize_image_positions(
+            x, *(config.grid for config in grids), class_tokens=class_tokens
+        ),
         text: lambda x: resize_text_positions(x, new.text.context_length),
     }
 
@@ -57,5 +65,5 @@ OPEN_CLIP = Format(
     table=_open_clip_table, plain=open_clip.plain_tensors, positions=_open_clip_positions
 )
 TRANSFORMERS = Format(
-    table=transformers.table_of, plain=transformers.plain_tensors, positions=_transformers_positions
+    table=_transformers_table, plain=transformers.plain_tensors, positions=_transformers_positions
 )

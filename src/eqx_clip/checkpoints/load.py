@@ -60,11 +60,11 @@ def load(
           without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU.
           So are the sizes of images and texts;
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format or in that of
-          transformers' `CLIPModel`;
+          transformers' `CLIPModel` and `SiglipModel`;
         - a folder in OpenCLIP's format, `open_clip_config.json` and a file of weights
-          (safetensors before torch's), or in that of
-          transformers, `config.json`, `preprocessor_config.json` and `model.safetensors` or the
-          files of its index. Where both are there, OpenCLIP's is taken.
+          (safetensors before torch's), or in that of transformers, `config.json`,
+          `preprocessor_config.json` and `model.safetensors` or the files of its index, or else
+          `pytorch_model.bin` or those of its. Where both are there, OpenCLIP's is taken.
     - `dtype`: what the weights are stored, and computed with, as: all of them, the logit scale
       with the rest. float32, bfloat16, float16 or, in JAX's 64-bit mode, float64; weights of a
       file may be of any of these, and of no other type, such as float8.

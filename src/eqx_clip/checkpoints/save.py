@@ -27,7 +27,7 @@ from .hub import CONFIG_FILE, WEIGHT_FILES
 from .rows.state_dict import tensors_of
 from .tokenizer_files import files_of, is_of_files, with_files_of
 from .transformers.config import config_from_transformers, config_to_transformers
-from .transformers.preprocess import preprocess_from_transformers, preprocess_to_transformers
+from .transformers.preprocess import preprocess_to_transformers
 
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def save(model: Model, folder: Folder, *, format: Name = "open_clip") -> None:
 
     `format` is "open_clip", which OpenCLIP loads strictly
     (`open_clip.create_model("local-dir:folder")`), or "transformers", for
-    `transformers.CLIPModel.from_pretrained(folder)`, of towers such as OpenAI's ViTs have.
+    `transformers.CLIPModel.from_pretrained(folder)`, of towers such as OpenAI's ViTs have, and for
+    `transformers.SiglipModel`, of SigLIP's and SigLIP 2's.
     `eqx_clip.load(folder, dtype=...)` with the model's own type gives it back, equal to the bit,
     from a folder that holds one format: of two it takes OpenCLIP's. The files of a tokenizer that
     is made of some are written, too. The folder is made where it is missing; other files in it are
@@ -121,12 +122,11 @@ def _transformers_files(model: CLIP) -> _Files:
         transformers_files.CONFIG_FILE: json.dumps(config, indent=2),
         transformers_files.PREPROCESSOR_FILE: json.dumps(processor, indent=2),
     }
-    preprocess = preprocess_from_transformers(processor, model.preprocess.image_size)
     return _Files(
         transformers_files.WEIGHTS_FILE,
         tensors_of(model, TRANSFORMERS.table(model)),
         texts,
-        config_from_transformers(config, preprocess),
+        config_from_transformers(config, processor, transformers_files.CONFIG_FILE),
         {"format": "pt"},
     )
 

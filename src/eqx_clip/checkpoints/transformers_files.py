@@ -1,4 +1,4 @@
-"""The files of a CLIP in the format of transformers, in a folder or on the hub."""
+"""The files of a model in the format of transformers, in a folder or on the hub."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,6 @@ from .hub import CONFIG_FILE as OPEN_CLIP_CONFIG
 from .hub import WEIGHT_FILES as OPEN_CLIP_WEIGHTS
 from .hub import WeightsNotFoundError, fetch
 from .transformers.config import config_from_transformers
-from .transformers.preprocess import preprocess_from_transformers
 
 
 logger = logging.getLogger("eqx_clip")
@@ -21,7 +20,12 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _PROCESSOR_FILE = "processor_config.json"  # of transformers 5, which holds all processors
-_INDEX_FILE = f"model{INDEX_SUFFIX}"
+# Safetensors before torch's, one file before the index of several: transformers' order.
+_WEIGHTS = tuple(
+    f"{name}{suffix}"
+    for name in (WEIGHTS_FILE, "pytorch_model.bin")
+    for suffix in ("", INDEX_SUFFIX)
+)
 
 
 def is_in(folder: Path) -> bool:
@@ -36,41 +40,42 @@ def is_in(folder: Path) -> bool:
 
 def weights_in(folder: Path) -> Path:
     """The file of weights, or the index of several. `WeightsNotFoundError` where there is none."""
-    for name in (WEIGHTS_FILE, _INDEX_FILE):
+    for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise WeightsNotFoundError(
-        f"{folder} holds no weights; expected {WEIGHTS_FILE!r} or {_INDEX_FILE!r} in it."
-    )
+    names = ", ".join(map(repr, _WEIGHTS))
+    raise WeightsNotFoundError(f"{folder} holds no weights; expected one of {names} in it.")
 
 
-def read_config(folder: Path) -> CLIPConfig:
-    """The configuration of a folder, its image processor's included."""
+def read_config(folder: Path, source: str) -> CLIPConfig:
+    """The configuration of a folder, its image processor's included; `source` is its name."""
     config = _read(folder / CONFIG_FILE)
     found = next((p for p in (PREPROCESSOR_FILE, _PROCESSOR_FILE) if (folder / p).is_file()), None)
     processor = {} if found is None else _read(folder / found)
     if found == _PROCESSOR_FILE:
         processor = processor.get("image_processor") or {}
-    if not processor:
-        logger.warning(
-            "There is no %r in %s: images are prepared as transformers does by default, with "
-            "OpenAI's mean and standard deviation.",
-            PREPROCESSOR_FILE,
-            folder,
-        )
     try:
-        vision = config.get("vision_config")
-        size = vision.get("image_size", 224) if isinstance(vision, Mapping) else 224
-        return config_from_transformers(config, preprocess_from_transformers(processor, size))
+        whole = config_from_transformers(config, processor, source)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
+    if not processor:
+        logger.warning(
+            "There is no %r in %s: images are prepared as transformers does by default for models "
+            "of type %r, with mean %s and standard deviation %s.",
+            PREPROCESSOR_FILE,
+            folder,
+            config["model_type"],
+            whole.preprocess.mean,
+            whole.preprocess.std,
+        )
+    return whole
 
 
 def fetched(repos: Sequence[str], place: Mapping[str, Any]) -> Path:
     """The folder of a repository's files, which is in the hub's cache."""
     config = fetch(repos, [CONFIG_FILE], **place)
-    weights = fetch(repos, [WEIGHTS_FILE, _INDEX_FILE], **place)
-    if weights.name == _INDEX_FILE:
+    weights = fetch(repos, _WEIGHTS, **place)
+    if weights.name.endswith(INDEX_SUFFIX):
         for name in files_of(weights):
             fetch(repos, [name], **place)
     try:

@@ -12,13 +12,13 @@ from jaxtyping import Float, Int, Integer, PRNGKeyArray
 
 from .._checks import (
     as_count,
+    as_mlp_ratio,
     as_natural,
     as_positive,
     canonicalize,
     check_choice,
     check_heads,
     check_ids,
-    check_mlp,
     check_token_count,
     check_tokens,
 )
@@ -82,7 +82,7 @@ class TextConfig:
                 f"Without a projection `embed_dim={self.embed_dim}` must be `width={self.width}`."
             )
         check_heads(self.width, self.num_heads)
-        check_mlp(self.width, self.mlp_ratio)
+        object.__setattr__(self, "mlp_ratio", as_mlp_ratio(self.width, self.mlp_ratio))
         check_token_count("context_length", self.context_length)
 
     def with_quick_gelu(self) -> "TextConfig":

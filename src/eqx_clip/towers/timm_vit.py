@@ -11,13 +11,13 @@ from jaxtyping import Float, PRNGKeyArray
 
 from .._checks import (
     as_count,
+    as_mlp_ratio,
     as_positive,
     as_size,
     canonicalize,
     check_choice,
     check_heads,
     check_image,
-    check_mlp,
     check_token_count,
     pair,
 )
@@ -64,7 +64,7 @@ class TimmViTConfig:
         canonicalize(self, as_positive, "mlp_ratio", "norm_eps")
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_heads(self.width, self.num_heads)
-        check_mlp(self.width, self.mlp_ratio)
+        object.__setattr__(self, "mlp_ratio", as_mlp_ratio(self.width, self.mlp_ratio))
         check_token_count("image_size", math.prod(self.grid))
 
     @property

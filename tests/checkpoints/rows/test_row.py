@@ -59,6 +59,32 @@ def test_a_leaf_that_a_format_has_not_is_zero_or_refused():
         tensors_of({"bias": jnp.ones(3)}, table)
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_two_leaves_may_be_parts_of_one_tensor(stacked):
+    name, layers = ("blocks.{i}.qkv", (4,)) if stacked else ("qkv", ())
+    table = {"q": rows.part_of(name, 0, 1, 3), "kv": rows.part_of(name, 1, 3, 3)}
+    q, kv = (
+        jax.ShapeDtypeStruct((*layers, size, 5), dtype)
+        for size, dtype in ((2, jnp.float16), (4, jnp.float32))
+    )
+    shapes = {key: (6, 5) for key in table["q"].names(0)}
+    assert Entry("q", q, table["q"]).shapes | shapes == Entry("kv", kv, table["kv"]).shapes
+    names = Entry("q", q, table["q"]).tensors
+    tensors = {key: np.random.default_rng(i).standard_normal((6, 5)) for i, key in enumerate(names)}
+    model = fill({"q": q, "kv": kv}, table, tensors, jnp.float32)
+    layer = jax.tree.map(lambda leaf: leaf[3] if stacked else leaf, model)
+    whole = np.concatenate([layer["q"], layer["kv"]])
+    np.testing.assert_array_equal(whole, tensors[names[-1]].astype(np.float32))
+    mixed = {**model, "q": model["q"].astype(jnp.float16)}  # what holds both
+    for given in (model, mixed):
+        saved = tensors_of(given, table)
+        assert list(saved) == list(names) and saved[names[0]].dtype == np.float32
+        again = fill({"q": q, "kv": kv}, table, saved, jnp.float32)
+        assert all((again[key] == given[key]).all() for key in given)
+    with pytest.raises(ValueError, match="must have shape"):
+        fill({"q": q, "kv": kv}, table, {key: np.zeros((7, 5)) for key in names}, jnp.float32)
+
+
 def test_integers_stay_integers():
     table, leaf = {"n": rows.tensor("count")}, jax.ShapeDtypeStruct((), jnp.int32)
     model = fill({"n": leaf}, table, {"count": np.asarray(7, np.int64)}, jnp.bfloat16)

@@ -1,31 +1,32 @@
-"""Tensors in several safetensors files, by an index that says which is where."""
+"""Tensors in several files, by an index that says which is where."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..._checks import short_repr
-from .safetensors import SafetensorsFile
 
 
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX_SUFFIX = ".index.json"
 
 
 class ShardedFiles(Mapping[str, np.ndarray]):
     """The tensors of the files that an index names, each file opened when a tensor of it is read.
 
-    To be used in a `with` block. Raises `ValueError` for an index that is none, for a file that is
-    missing, and for a tensor that is not in the file where the index has it.
+    To be used in a `with` block. `open_file` opens one of them. Raises `ValueError` for an index
+    that is none, for a file that is missing, and for a tensor that is not in the file where the
+    index has it.
     """
 
     metadata: Mapping[str, str] = {}
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, open_file: Callable[[Path], Any]):
+        self._path, self._open_file = path, open_file
         self._names = _read(path)
-        self._open: dict[str, SafetensorsFile] = {}
+        self._open: dict[str, Any] = {}
         files = sorted(set(self._names.values()))
         missing = [name for name in files if not (path.parent / name).is_file()]
         if missing:
@@ -56,10 +57,10 @@ class ShardedFiles(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def _file(self, key: str) -> SafetensorsFile:
+    def _file(self, key: str) -> Any:
         name = self._names[key]
         if name not in self._open:
-            self._open[name] = SafetensorsFile(self._path.parent / name)
+            self._open[name] = self._open_file(self._path.parent / name)
         if key not in self._open[name]:
             raise ValueError(f"{self._path} has {key!r} in {name!r}, which does not hold it.")
         return self._open[name]
@@ -78,7 +79,7 @@ def _read(path: Path) -> dict[str, str]:
         plain, names = False, {}
     if not plain or not names:
         raise ValueError(
-            f"{path} is no index of safetensors files: expected an object with `weight_map`, the "
+            f"{path} is no index of files of weights: expected an object with `weight_map`, the "
             "name of a file for each tensor."
         )
     outside = [name for name in names.values() if Path(name).name != name]

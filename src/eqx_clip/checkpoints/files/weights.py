@@ -11,13 +11,16 @@ from .torch_zip import TorchFile
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 if TYPE_CHECKING:
-    Container = SafetensorsFile | ShardedFiles | TorchFile
+    WholeFile = SafetensorsFile | TorchFile
+    Container = WholeFile | ShardedFiles
 else:
-    Container = Any  # an executed annotation would read a tensor
+    WholeFile = Container = Any  # an executed annotation would read a tensor
 
 
 def open_weights(path: Path) -> Container:
     """The tensors of a file, or of the files of an index, by name, for a `with` block."""
-    if path.name.endswith(INDEX_SUFFIX):
-        return ShardedFiles(path)
+    return ShardedFiles(path, _open_file) if path.name.endswith(INDEX_SUFFIX) else _open_file(path)
+
+
+def _open_file(path: Path) -> WholeFile:
     return TorchFile(path) if path.suffix in TORCH_SUFFIXES else SafetensorsFile(path)

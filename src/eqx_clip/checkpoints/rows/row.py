@@ -17,6 +17,8 @@ class Row:
 
     - `tensors`: their names; `{i}` counts the layers of a stack, from `first`.
     - `views`: of a layer's array, the tensors in it, in the order of their names.
+    - `part`: (start, stop, count) where the leaf is but a part of its tensor, of so many equal ones
+      along the first axis; other rows have the others.
 
     A leaf that the other format does not have has no tensors: it is loaded as zeros, and saved only
     if it is zero.
@@ -25,6 +27,7 @@ class Row:
     tensors: tuple[str, ...]
     views: Callable[[np.ndarray], Sequence[np.ndarray]] = lambda leaf: (leaf,)
     first: int = 0
+    part: tuple[int, int, int] | None = None
 
     @property
     def stacked(self) -> bool:
@@ -36,7 +39,22 @@ class Row:
 
     def shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """The shapes of the tensors in an array of this shape."""
-        return tuple(view.shape for view in self.views(np.broadcast_to(np.int8(), shape)))
+        views = self.views(np.broadcast_to(np.int8(), shape))
+        return tuple(self.whole(view.shape) for view in views)
+
+    def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the tensor of which a view of this shape is a part, or all."""
+        if self.part is None:
+            return shape
+        start, stop, count = self.part
+        return (shape[0] * count // (stop - start), *shape[1:])
+
+    def within(self, tensor: np.ndarray) -> np.ndarray:
+        """What of a tensor is in the leaf."""
+        if self.part is None:
+            return tensor
+        start, stop, count = self.part
+        return tensor[len(tensor) * start // count : len(tensor) * stop // count]
 
 
 Table = Mapping[str, Row]  # by the path of a leaf
@@ -65,6 +83,11 @@ def joined(*names: str, sizes: Sequence[int] | None = None) -> Row:
         return np.split(leaf, parts[:-1] * len(leaf) // parts[-1])
 
     return Row(names, views)
+
+
+def part_of(name: str, start: int, stop: int, count: int) -> Row:
+    """The leaf as a part of a tensor, from `start` to `stop` of `count` along the first axis."""
+    return Row((name,), part=(start, stop, count))
 
 
 def with_heads(name: str, heads: int) -> Row:

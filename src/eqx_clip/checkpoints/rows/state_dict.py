@@ -14,7 +14,7 @@ from jaxtyping import DTypeLike, PyTree
 
 from ..._checks import short_repr
 from ...sharding import shardings
-from .row import Entry, Table
+from .row import Entry, Row, Table
 
 
 Placement = jax.Device | Sharding | Mesh
@@ -57,10 +57,21 @@ def tensors_of(model: PyTree, table: Table) -> dict[str, np.ndarray]:
         if np.issubdtype(array.dtype, np.integer):
             array = array.astype(np.int64)
         for layer in range(entry.layers):
-            # safetensors writes the memory as it lies
-            views = (np.asarray(view, order="C") for view in entry.views(array, layer))
-            tensors.update(zip(entry.row.names(layer), views, strict=True))
+            views = entry.views(array, layer)
+            for name, view in zip(entry.row.names(layer), views, strict=True):
+                tensors[name] = _tensor(entry.row, view, tensors.get(name))
     return tensors
+
+
+def _tensor(row: Row, view: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    """The tensor of a view, which may be a part of one that is `given`."""
+    if row.part is None:
+        return np.asarray(view, order="C")  # safetensors writes the memory as it lies
+    if given is None:
+        given = np.zeros(row.whole(view.shape), view.dtype)
+    tensor = given.astype(jnp.promote_types(given.dtype, view.dtype), copy=False)
+    row.within(tensor)[...] = view
+    return tensor
 
 
 def fill(
@@ -74,8 +85,8 @@ def fill(
 
     Strict both ways: raises `ValueError` for a missing tensor, for one that is left over, for one
     of another shape and for one of another kind of numbers; of a file's names and shapes before any
-    tensor is read. Each tensor is read once, and copied once, into its leaf. `dtype`: of every
-    leaf of floats; None keeps that of the tensors, of those of a leaf the one that holds all.
+    tensor is read. Of a leaf each tensor is read once, and copied once. `dtype`: of every leaf of
+    floats; None keeps that of the tensors, of those of a leaf the one that holds all.
     `placement`: where the leaves go, of a mesh as `sharding.shardings` says.
     """
     rows = list(entries(skeleton, table))
@@ -112,7 +123,7 @@ def _fill_leaf(entry: Entry, tensors: Mapping[str, Any], dtype: DTypeLike | None
     leaf = None if dtype is None else _new_pages(entry.leaf.shape, np.dtype(dtype))
     for layer in range(entry.layers):
         for part, name in enumerate(entry.row.names(layer)):
-            tensor = read_tensor(tensors, name, integers=integers)
+            tensor = entry.row.within(read_tensor(tensors, name, integers=integers))
             if leaf is None:
                 leaf = _new_pages(entry.leaf.shape, np.dtype(tensor.dtype))
             elif dtype is None:

@@ -1,46 +1,72 @@
-"""transformers' `preprocessor_config.json` of a CLIP, read into `Preprocess` and written back."""
+"""transformers' `preprocessor_config.json`, read into `Preprocess` and written back."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..._checks import short_repr
+from ..._checks import is_finite, short_repr
 from ...images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
-# What transformers' `CLIPImageProcessor` takes where nothing is said.
-_DEFAULTS = {
+_SHARED = {
     "do_resize": True,
-    "size": {"shortest_edge": 224},
     "resample": 3,
-    "do_center_crop": True,
-    "crop_size": 224,
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
-    "image_mean": OPENAI_MEAN,
-    "image_std": OPENAI_STD,
 }
+_HALF = (0.5, 0.5, 0.5)
+
+
+def _clip(size: Any) -> dict[str, Any]:
+    return {
+        **_SHARED,
+        "size": {"shortest_edge": size},
+        "do_center_crop": True,
+        "crop_size": size,
+        "image_mean": OPENAI_MEAN,
+        "image_std": OPENAI_STD,
+    }
+
+
+def _siglip(size: Any) -> dict[str, Any]:
+    return {
+        **_SHARED,
+        "size": {"height": size, "width": size},
+        "do_center_crop": False,
+        "crop_size": None,
+        "image_mean": _HALF,
+        "image_std": _HALF,
+    }
+
+
+# What transformers' image processors take where nothing is said, for images of a size.
+_DEFAULTS = {"CLIPImageProcessor": _clip, "SiglipImageProcessor": _siglip}
+_DEFAULT_SIZE = 224
+_CLASSES = {"shortest": "CLIPImageProcessor", "squash": "SiglipImageProcessor"}
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
-def preprocess_from_transformers(config: Mapping[str, Any], image_size: Any) -> Preprocess:
+def preprocess_from_transformers(
+    config: Mapping[str, Any], image_size: Any, usual: str
+) -> Preprocess:
     """The transform that an image processor's configuration describes; an empty one is the default
-    for images of `image_size`.
+    for images of `image_size`. `usual` is the class of processors where it names none of ours.
 
     Its pixels are those of transformers but for the crop: where an odd number of pixels is left
     over, transformers rounds down and OpenCLIP, and so `Preprocess`, to the even half. Raises
-    `ValueError` for what `Preprocess` cannot do. Source: transformers' `CLIPImageProcessor`.
+    `ValueError` for what `Preprocess` cannot do. Source: transformers' `CLIPImageProcessor` and
+    `SiglipImageProcessor`.
     """
-    own = {"size": {"shortest_edge": image_size}, "crop_size": image_size}
-    options = {**_DEFAULTS, **(config or own)}
+    named = str(config.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+    defaults = _DEFAULTS.get(named, _DEFAULTS[usual])
+    options = {**defaults(_DEFAULT_SIZE if config else image_size), **config}
     for switch in ("do_resize", "do_rescale", "do_normalize"):
         if options[switch] is not True:
             raise ValueError(f"`{switch}={short_repr(options[switch])}` must be true.")
-    if abs(options["rescale_factor"] * 255 - 1) > 1e-6:
-        raise ValueError(
-            f"`rescale_factor={short_repr(options['rescale_factor'])}` must be 1 / 255."
-        )
-    if options["resample"] not in _FILTERS:
+    factor = options["rescale_factor"]
+    if not is_finite(factor) or abs(factor * 255 - 1) > 1e-6:
+        raise ValueError(f"`rescale_factor={short_repr(factor)}` must be 1 / 255.")
+    if options["resample"] not in tuple(_FILTERS):
         raise ValueError(
             f"`resample={short_repr(options['resample'])}` is not supported; supported: 2, "
             "bilinear, and 3, bicubic."
@@ -48,8 +74,8 @@ def preprocess_from_transformers(config: Mapping[str, Any], image_size: Any) -> 
     target, mode = _target(options["size"], options["crop_size"], options["do_center_crop"])
     return Preprocess(
         image_size=target,
-        mean=tuple(options["image_mean"]),
-        std=tuple(options["image_std"]),
+        mean=options["image_mean"],
+        std=options["image_std"],
         interpolation=_FILTERS[options["resample"]],
         resize_mode=mode,
     )
@@ -88,12 +114,12 @@ def preprocess_to_transformers(preprocess: Preprocess) -> dict[str, Any]:
         sizes = {"size": {"height": height, "width": width}, "do_center_crop": False}
     else:
         raise ValueError(
-            "transformers' image processor of CLIP covers a square, or squashes images; this "
-            f"model's is {preprocess}."
+            "transformers' image processors cover a square, or squash images; this model's is "
+            f"{preprocess}."
         )
     filters = {name: number for number, name in _FILTERS.items()}
     return {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": _CLASSES[preprocess.resize_mode],
         "do_convert_rgb": True,
         "do_resize": True,
         **sizes,

@@ -1,11 +1,10 @@
-"""The names that transformers gives the tensors of a CLIP."""
+"""The names that transformers gives the tensors of its models of images and texts."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..._clip import CLIP
 from ..rows.plain import Edits, PlainTensors
-from ..rows.row import Row, Table, joined, nested, renamed, transposed
+from ..rows.row import Row, Table, joined, nested, renamed
 
 
 POSITIONS = (
@@ -36,15 +35,11 @@ _BLOCK: dict[str, Row] = {
     },
 }
 
-_TABLE: Table = {
+TABLE: Table = {
     **renamed(
         {
-            "logit_scale": "logit_scale",
             "image.patch.weight": "vision_model.embeddings.patch_embedding.weight",
-            "image.class_embedding": "vision_model.embeddings.class_embedding",
             "image.positional_embedding": POSITIONS[0],
-            "image.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # their spelling
-            "image.ln_pre.bias": "vision_model.pre_layrnorm.bias",
             "image.ln_post.weight": "vision_model.post_layernorm.weight",
             "image.ln_post.bias": "vision_model.post_layernorm.bias",
             "text.token_embedding": "text_model.embeddings.token_embedding.weight",
@@ -53,16 +48,10 @@ _TABLE: Table = {
             "text.ln_final.bias": "text_model.final_layer_norm.bias",
         }
     ),
-    "image.proj": transposed("visual_projection.weight"),
-    "text.proj": transposed("text_projection.weight"),
     **nested(_BLOCK, "image.stack.block.", "vision_model.encoder.layers.{i}."),
     **nested(_BLOCK, "text.stack.block.", "text_model.encoder.layers.{i}."),
 }
-
-
-def table_of(model: CLIP) -> Table:
-    """transformers' names for (at least) every leaf of a `CLIP` that its `CLIPModel` can be."""
-    return _TABLE
+"""The rows that all kinds of models share."""
 
 
 def plain_tensors(tensors: Mapping[str, Any], edits: Edits) -> PlainTensors:
