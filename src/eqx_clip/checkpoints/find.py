@@ -16,9 +16,8 @@ from ..zoo.pretrained import PRETRAINED, find_pretrained
 from . import transformers_files as transformers
 from .config import config_from_open_clip
 from .files.json_object import json_object
-from .files.safetensors import SafetensorsFile
-from .files.weights import TORCH_SUFFIXES
-from .format import OPEN_CLIP, TRANSFORMERS, Format
+from .files.weights import SUFFIXES, open_weights
+from .format import BIG_VISION, OPEN_CLIP, TRANSFORMERS, Format
 from .hub import CONFIG_FILE, WEIGHT_FILES, WeightsNotFoundError, fetch, find_in_folder
 from .tokenizer_files import with_tokenizer_in, with_tokenizer_of
 
@@ -63,7 +62,7 @@ def find(
             _refuse(revision=revision, where="a file")
             weights = _existing_weights(_path(tag))
             config = with_tokenizer_in(_config_of_file(name, weights), weights.parent)
-            return Found(config, weights)
+            return Found(config, weights, BIG_VISION if weights.suffix == ".npz" else OPEN_CLIP)
         if tag is None and os.path.isdir(name):
             logger.warning(
                 "%r is taken for the registered model; the folder is './%s'.", name, name
@@ -81,7 +80,7 @@ def find(
         config = _own_config(weights) or _missing_config(folder)
         return Found(with_tokenizer_in(config, folder), weights)
     if os.path.isfile(folder):
-        if folder.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        if folder.suffix not in SUFFIXES:
             raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
         raise ValueError(
             f"{name!r} is a file, and does not say what it holds. Name its architecture, "
@@ -139,8 +138,7 @@ def _as_folder(path: Path) -> str:
 
 
 def _is_file_name(tag: str | os.PathLike[str]) -> bool:
-    suffixes = (".safetensors", *TORCH_SUFFIXES)
-    return not isinstance(tag, str) or tag.endswith(suffixes) or os.path.isfile(_path(tag))
+    return not isinstance(tag, str) or tag.endswith(SUFFIXES) or os.path.isfile(_path(tag))
 
 
 def _existing_weights(path: Path) -> Path:
@@ -184,9 +182,7 @@ def _own_config(weights: Path) -> CLIPConfig | None:
     path = weights.parent / CONFIG_FILE
     if path.is_file():
         return _read_config(path)
-    if weights.suffix in TORCH_SUFFIXES:  # which carry none
-        return None
-    with SafetensorsFile(weights) as tensors:
+    with open_weights(weights) as tensors:
         text = tensors.metadata.get(CONFIG_FILE)
     return None if text is None else _parse_config(text, where=weights)
 

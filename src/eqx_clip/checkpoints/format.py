@@ -6,6 +6,7 @@ from typing import Any
 
 from .._clip import CLIP, CLIPConfig
 from ..zoo.families import family_of
+from .big_vision import tensors as big_vision
 from .open_clip import tensors as open_clip
 from .rows.plain import Edit, Edits, PlainTensors
 from .rows.positions import resize_image_positions, resize_text_positions
@@ -58,4 +59,7 @@ OPEN_CLIP = Format(
 )
 TRANSFORMERS = Format(
     table=transformers.table_of, plain=transformers.plain_tensors, positions=_transformers_positions
+)
+BIG_VISION = Format(
+    table=big_vision.table_of, plain=big_vision.plain_tensors, positions=big_vision.positions
 )

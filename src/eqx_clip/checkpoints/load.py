@@ -55,10 +55,12 @@ def load(
           without one the last that `eqx_clip.list_pretrained_by_model(name)` lists;
         - a name, and as `tag` the path of a file with weights of that architecture: `.safetensors`,
           or `.pt`, `.pth`, `.ckpt` or `.bin` of torch's, a training checkpoint or a TorchScript
-          archive too, which is read without torch and without running its pickle.
+          archive too, which is read without torch and without running its pickle; or `.npz` of
+          big_vision's, of a SigLIP or SigLIP 2, its layers one by one or stacked.
           Activation and preprocessing are those of the configuration in the file or beside it;
           without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU.
-          So are the sizes of images and texts;
+          So are the sizes of images and texts. big_vision computes with the tanh GELU everywhere,
+          and OpenCLIP's names of SigLIP 1 with the exact one, which is taken for its files, too;
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format or in that of
           transformers' `CLIPModel`;
         - a folder in OpenCLIP's format, `open_clip_config.json` and a file of weights
