@@ -1,5 +1,7 @@
 """Models from OpenCLIP's state dicts and back, by the tables of their towers' families."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -10,6 +12,7 @@ from jaxtyping import DTypeLike
 from .._clip import CLIP, CLIPConfig
 from ..zoo.families import FAMILIES, family_of
 from .format import OPEN_CLIP, Format
+from .rows import state_dict
 from .rows.plain import Edits
 from .rows.state_dict import MisfitError, Placement, fill, tensors_of
 
@@ -57,8 +60,22 @@ def filled(
     do not fit, with the family that they look like.
     """
     model = skeleton(config)
-    try:
+    with _telling_origins(model):
         return fill(model, form.table(model), form.plain(tensors, edits or {}), dtype, device)
+
+
+def check(config: CLIPConfig, tensors: Any, edits: Edits, form: Format) -> None:
+    """`ValueError` where `filled` would have one for names or shapes; no large tensor is read."""
+    model = skeleton(config)
+    with _telling_origins(model):
+        state_dict.check(model, form.table(model), form.plain(tensors, edits))
+
+
+@contextmanager
+def _telling_origins(model: CLIP) -> Iterator[None]:
+    """Whose tensors they look like is said of those that do not fit."""
+    try:
+        yield
     except MisfitError as error:
         raise ValueError(f"{error} {_origin(model, error.names)}") from None
 

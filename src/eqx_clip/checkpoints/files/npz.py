@@ -33,6 +33,7 @@ class NpzFile(Mapping[str, np.ndarray]):
     """
 
     metadata: Mapping[str, str] = {}
+    note, kind = "", "npz"
 
     def __init__(self, path: Path):
         self._path = path
@@ -87,7 +88,6 @@ class NpzFile(Mapping[str, np.ndarray]):
         try:
             with self._zip.open(key + _SUFFIX) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
-                file.read()  # to its end, where the checksum is
         except (*_DAMAGES, ValueError) as error:
             raise self._broken(f"{short_repr(key)} cannot be read: {error}") from None
         return array.view(dtype)
@@ -95,6 +95,10 @@ class NpzFile(Mapping[str, np.ndarray]):
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of an array, which is not read for it."""
         return self._arrays[key][0]
+
+    def dtype(self, key: str) -> str:
+        """The type of a tensor's numbers."""
+        return self._arrays[key][1].name
 
     def __contains__(self, key: object) -> bool:
         return key in self._arrays

@@ -21,6 +21,7 @@ class ShardedFiles(Mapping[str, np.ndarray]):
     """
 
     metadata: Mapping[str, str] = {}
+    note, kind = "", "safetensors, several files by an index"
 
     def __init__(self, path: Path):
         self._path = path
@@ -46,6 +47,10 @@ class ShardedFiles(Mapping[str, np.ndarray]):
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, which is not read for it."""
         return self._file(key).shape(key)
+
+    def dtype(self, key: str) -> str:
+        """The type of a tensor's numbers."""
+        return self._file(key).dtype(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self._names

@@ -78,12 +78,10 @@ def fill(
     leaf of floats; None keeps that of the tensors, of those of a leaf the one that holds all.
     `placement`: where the leaves go, of a mesh as `sharding.shardings` says.
     """
-    rows = list(entries(skeleton, table))
+    rows = check(skeleton, table, tensors)
     places: list[Any] = [placement] * len(rows)
     if isinstance(placement, Mesh):
         places = jax.tree.leaves(shardings(skeleton, placement))
-    _check_names(rows, tensors)
-    _check_shapes(rows, tensors)
     # The largest first: a leaf is in memory twice on its way, which costs least while there is
     # little else.
     leaves = {
@@ -91,6 +89,17 @@ def fill(
         for i in sorted(range(len(rows)), key=lambda i: -rows[i].leaf.size)
     }
     return jax.tree.unflatten(jax.tree.structure(skeleton), [leaves[i] for i in range(len(rows))])
+
+
+def check(skeleton: PyTree, table: Table, tensors: Mapping[str, Any]) -> list[Entry]:
+    """The leaves with their rows, after names and shapes, as far as they are known, are compared.
+
+    Raises `ValueError` as `fill` does.
+    """
+    rows = list(entries(skeleton, table))
+    _check_names(rows, tensors)
+    _check_shapes(rows, tensors)
+    return rows
 
 
 def _placed(leaf: np.ndarray, where: Any, path: str) -> Array:
