@@ -26,6 +26,7 @@ ROOMS = [
     "towers",
     "_clip",
     "checkpoints.open_clip",
+    "checkpoints.big_vision",
     "checkpoints.transformers",
     "zoo",
     "checkpoints",

@@ -7,7 +7,7 @@ from folders import (
     dtypes,
     edit_tensors,
 )
-from helpers import TINY_VIT, bitwise_equal
+from helpers import TINY_RESNET, TINY_VIT, bitwise_equal, tiny
 
 import eqx_clip
 
@@ -90,6 +90,14 @@ def test_a_stack_of_mixed_types_has_the_widest_and_runs(model):
     assert loaded.image.stack.block.ln_1.weight.dtype == jnp.float32
     assert loaded.text.token_embedding.dtype == jnp.float16
     assert loaded.encode_text(np.arange(13)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var", "num_batches_tracked"])
+def test_statistics_of_batch_normalisation_that_are_missing_are_told(buffer):
+    tensors = eqx_clip.to_state_dict(tiny(TINY_RESNET))
+    del tensors[f"visual.bn1.{buffer}"]
+    with pytest.raises(ValueError, match=rf"'visual\.bn1\.{buffer}'\. .*buffers included"):
+        eqx_clip.from_state_dict(TINY_RESNET, tensors)
 
 
 def test_sizes_that_openai_stored_as_tensors_are_ignored(model):

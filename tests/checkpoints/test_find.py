@@ -107,7 +107,6 @@ def test_a_file_keeps_its_own_activation_and_preprocessing(where, tmp_path):
         (lambda folder: ["hf-hub:a/b", "laion2b-e16"], r"`tag='laion2b-e16'` has no meaning"),
         (lambda folder: [NANO, folder], r"no file"),
         (lambda folder: [NANO, "missing.safetensors"], r"no file missing\.safetensors"),
-        (lambda folder: [folder / WEIGHTS], r"Name its architecture, `eqx_clip\.load\('vit-"),
         (lambda folder: ["vit-base-patch32", "laion2b-s34b-b79"], r"Did you mean 'laion2b-s34b-"),
     ],
 )

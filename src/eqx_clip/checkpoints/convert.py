@@ -1,5 +1,7 @@
 """Models from OpenCLIP's state dicts and back, by the tables of their towers' families."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -9,7 +11,8 @@ from jaxtyping import DTypeLike
 
 from .._clip import CLIP, CLIPConfig
 from ..zoo.families import FAMILIES, family_of
-from .format import OPEN_CLIP, Format
+from .format import OPEN_CLIP, TRANSFORMERS, Format, form_of
+from .rows import state_dict
 from .rows.plain import Edits
 from .rows.state_dict import MisfitError, Placement, fill, tensors_of
 
@@ -20,6 +23,8 @@ else:
     Model = Any  # a `ValueError` speaks first
 
 
+# Of batch normalisation, as PyTorch calls its buffers.
+_STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 _MISFIT = "Weights and configuration do not belong together."
 
 
@@ -60,19 +65,39 @@ def filled(
     do not fit, with the family that they look like.
     """
     model = skeleton(config)
-    try:
+    with _telling_origins(model, form):
         return fill(model, form.table(model), form.plain(tensors, edits or {}), dtype, device)
+
+
+def check(config: CLIPConfig, tensors: Any, edits: Edits, form: Format) -> None:
+    """`ValueError` where `filled` would have one for names or shapes; no large tensor is read."""
+    model = skeleton(config)
+    with _telling_origins(model, form):
+        state_dict.check(model, form.table(model), form.plain(tensors, edits))
+
+
+@contextmanager
+def _telling_origins(model: CLIP, form: Format) -> Iterator[None]:
+    """Whose tensors they look like is said of those that do not fit."""
+    try:
+        yield
     except MisfitError as error:
-        origin = _origin(model, error.names) if form is OPEN_CLIP else _MISFIT
+        origin = _origin(model, error) if form is OPEN_CLIP else _MISFIT
         raise ValueError(f"{error} {origin}") from None
 
 
-def _origin(model: CLIP, names: tuple[str, ...]) -> str:
+def _origin(model: CLIP, error: MisfitError) -> str:
     """Whose tensors these look like, by their names, if not of such a model's."""
-    if any(name.startswith(("vision_model.", "text_model.")) for name in names):
+    names = error.names
+    if form_of(names) is TRANSFORMERS:
         return (
-            "These names are those of Hugging Face transformers; take the repository's "
-            "`open_clip_model.safetensors` instead."
+            "These names are those of Hugging Face transformers: `eqx_clip.load` reads its folders "
+            "and repositories."
+        )
+    if {name.rpartition(".")[2] for name in error.missing} & _STATISTICS:
+        return (
+            "These are statistics of batch normalisation, without which the model would compute "
+            "something else: write the whole `model.state_dict()`, buffers included."
         )
     expected = [family_of(tower) for tower in (model.image, model.text)]
     for family in FAMILIES:

@@ -15,9 +15,8 @@ from ..zoo.pretrained import PRETRAINED, find_pretrained
 from . import transformers_files as transformers
 from .config import config_from_open_clip
 from .files.json_object import json_object
-from .files.safetensors import SafetensorsFile
-from .files.weights import TORCH_SUFFIXES
-from .format import OPEN_CLIP, TRANSFORMERS, Format
+from .files.weights import SUFFIXES, Container, open_weights
+from .format import OPEN_CLIP, TRANSFORMERS, Format, form_of
 from .hub import (
     CONFIG_FILE,
     REGISTERED_FILES,
@@ -27,6 +26,8 @@ from .hub import (
     fetch,
     find_in_folder,
 )
+from .open_clip.tensors import is_openais
+from .recognize import recognized
 from .tokenizer_files import with_tokenizer_in, with_tokenizer_of
 
 
@@ -68,9 +69,7 @@ def find(
     if isinstance(source, str) and is_model(name) and not is_path:
         if tag is not None and _is_file_name(tag):
             _refuse(revision=revision, where="a file")
-            weights = _existing_weights(_path(tag))
-            config = with_tokenizer_in(_config_of_file(name, weights), weights.parent)
-            return Found(config, weights)
+            return _in_file(_existing_weights(_path(tag)), name)
         if tag is None and os.path.isdir(name):
             logger.warning(
                 "%r is taken for the registered model; the folder is './%s'.", name, name
@@ -86,17 +85,30 @@ def find(
             config, weights = _in_transformers(folder, folder.resolve().name)
             return Found(with_tokenizer_in(config, folder), weights, TRANSFORMERS)
         weights = find_in_folder(folder)
-        config = _own_config(weights) or _missing_config(folder)
+        with open_weights(weights) as tensors:
+            config = _own_config(weights, tensors) or _missing_config(folder)
         return Found(with_tokenizer_in(config, folder), weights)
     if os.path.isfile(folder):
-        if folder.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        if folder.suffix not in SUFFIXES:
             raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
-        raise ValueError(
-            f"{name!r} is a file, and does not say what it holds. Name its architecture, "
-            f"`eqx_clip.load('vit-base-patch32', {name!r})`, or load a folder with {CONFIG_FILE!r} "
-            "beside the weights."
-        )
+        _refuse(tag=tag, revision=revision, where="a file")
+        return _in_file(folder)
     raise _unknown(name, None if tag is None else os.fspath(tag))
+
+
+def _in_file(weights: Path, name: str | None = None) -> Found:
+    """What one file of weights is: the model called `name`, or by itself."""
+    with open_weights(weights) as tensors:
+        form, own = form_of(tensors), _own_config(weights, tensors)
+        if own is None and form is TRANSFORMERS and transformers.is_in(weights.parent):
+            own = transformers.read_config(weights.parent, weights.parent.resolve().name)
+        if name is not None:
+            config = _named_config(name, own, weights)
+            if own is None and is_openais(tensors):  # whatever the name says
+                config = config.with_quick_gelu()
+        else:
+            config = recognized(tensors, form, weights) if own is None else own
+    return Found(with_tokenizer_in(config, weights.parent), weights, form)
 
 
 def _in_transformers(folder: Path, source: str) -> tuple[CLIPConfig, Path]:
@@ -146,8 +158,7 @@ def _as_folder(path: Path) -> str:
 
 
 def _is_file_name(tag: str | os.PathLike[str]) -> bool:
-    suffixes = (".safetensors", *TORCH_SUFFIXES)
-    return not isinstance(tag, str) or tag.endswith(suffixes) or os.path.isfile(_path(tag))
+    return not isinstance(tag, str) or tag.endswith(SUFFIXES) or os.path.isfile(_path(tag))
 
 
 def _existing_weights(path: Path) -> Path:
@@ -162,10 +173,10 @@ def _refuse(*, where: str, **arguments: Any) -> None:
             raise ValueError(f"`{name}={short_repr(value)}` has no meaning for {where}.")
 
 
-def _config_of_file(name: str, weights: Path) -> CLIPConfig:
-    """What one file of weights is: `name`, with the file's own activation, preprocessing and
+def _named_config(name: str, own: CLIPConfig | None, weights: Path) -> CLIPConfig:
+    """The configuration that `name` stands for, with the file's `own` activation, preprocessing and
     sizes of images and texts."""
-    named, own = model_config(name), _own_config(weights)
+    named = model_config(name)
     if own is None:
         return named
     if _architecture(named) != _architecture(own):
@@ -186,15 +197,12 @@ def _architecture(config: CLIPConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _own_config(weights: Path) -> CLIPConfig | None:
+def _own_config(weights: Path, tensors: Container) -> CLIPConfig | None:
     """The configuration that lies beside the weights, or else the one that they carry, if any."""
     path = weights.parent / CONFIG_FILE
     if path.is_file():
         return _read_config(path)
-    if weights.suffix in TORCH_SUFFIXES:  # which carry none
-        return None
-    with SafetensorsFile(weights) as tensors:
-        text = tensors.metadata.get(CONFIG_FILE)
+    text = tensors.metadata.get(CONFIG_FILE)
     return None if text is None else _parse_config(text, where=weights)
 
 

@@ -1,6 +1,7 @@
 """Models from a registered name, the hub, a folder, a file, a state dict, or new."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from .files.weights import open_weights
 from .find import find
 from .rows.state_dict import Placement
 
+
+logger = logging.getLogger("eqx_clip")
 
 # Silent at run time, as in `_types`: a `ValueError` with the remedy is to speak first.
 if TYPE_CHECKING:
@@ -55,10 +58,18 @@ def load(
           without one the last that `eqx_clip.list_pretrained_by_model(name)` lists;
         - a name, and as `tag` the path of a file with weights of that architecture: `.safetensors`,
           or `.pt`, `.pth`, `.ckpt` or `.bin` of torch's, a training checkpoint or a TorchScript
-          archive too, which is read without torch and without running its pickle.
+          archive too, which is read without torch and without running its pickle; or `.npz` of
+          big_vision's, of a SigLIP or SigLIP 2, its layers one by one or stacked.
           Activation and preprocessing are those of the configuration in the file or beside it;
           without one they are the name's: `"ViT-B-32-quickgelu"` for weights of the quick GELU.
-          So are the sizes of images and texts;
+          So are the sizes of images and texts. The names of the tensors may be OpenCLIP's or
+          transformers'. big_vision computes with the tanh GELU everywhere,
+          and OpenCLIP's names of SigLIP 1 with the exact one, which is taken for its files, too;
+        - the path of such a file alone. What it is is the configuration in it or beside it (of
+          transformers, too); else the one that all registered models and weights of its tensors'
+          names and sizes have. Where these differ, in what tensors do not tell (activation,
+          preprocessing, pixels, ...), the error lists them and what differs. OpenAI's own archives
+          are compared with OpenAI's weights alone, so they load, with the quick GELU;
         - `"hf-hub:org/repository"`, a repository on the hub in OpenCLIP's format or in that of
           transformers' `CLIPModel` and `SiglipModel`;
         - a folder in OpenCLIP's format, `open_clip_config.json` and a file of weights
@@ -93,6 +104,8 @@ def load(
     config = found.config.resize(image_size, context_length)
     edits = found.form.positions(found.config, config)
     with open_weights(found.weights) as tensors:
+        if tensors.note:
+            logger.info("%s: %s", found.weights, tensors.note)
         try:
             return filled(config, tensors, dtype, edits, device, found.form)
         except ValueError as error:

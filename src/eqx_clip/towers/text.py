@@ -85,6 +85,11 @@ class TextConfig:
         object.__setattr__(self, "mlp_ratio", as_mlp_ratio(self.width, self.mlp_ratio))
         check_token_count("context_length", self.context_length)
 
+    @property
+    def mlp_width(self) -> int:
+        """Numbers in the hidden layer of each block's MLP."""
+        return int(self.width * self.mlp_ratio)
+
     def with_quick_gelu(self) -> "TextConfig":
         return dataclasses.replace(self, activation="quick_gelu")
 
@@ -210,7 +215,7 @@ def _make_block(config: TextConfig, key: PRNGKeyArray) -> Block:
         ln_2=layer_norm(width, config.norm_eps),
         mlp=MLP(
             width,
-            int(width * config.mlp_ratio),
+            config.mlp_width,
             width,
             activation=config.activation,
             up_init=normal((2 * width) ** -0.5),

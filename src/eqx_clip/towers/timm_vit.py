@@ -72,6 +72,11 @@ class TimmViTConfig:
         return self.width
 
     @property
+    def mlp_width(self) -> int:
+        """Numbers in the hidden layer of each block's MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches; pixels beyond the last whole patch are not seen."""
         return patch_grid(self.image_size, self.patch_size)
@@ -110,7 +115,7 @@ class TimmViT(Module):
         self.map_head = MAPHead(
             width,
             config.num_heads,
-            int(width * config.mlp_ratio),
+            config.mlp_width,
             activation=config.activation,
             norm_eps=config.norm_eps,
             init=INIT,
@@ -186,7 +191,7 @@ class TimmViT(Module):
 
 def _make_block(config: TimmViTConfig, key: PRNGKeyArray) -> Block:
     attn_key, mlp_key = jr.split(key)
-    width, hidden, eps = config.width, int(config.width * config.mlp_ratio), config.norm_eps
+    width, hidden, eps = config.width, config.mlp_width, config.norm_eps
     return Block(
         ln_1=layer_norm(width, eps),
         attn=Attention(width, config.num_heads, qkv_init=INIT, out_init=INIT, key=attn_key),

@@ -72,6 +72,11 @@ class ViTConfig:
         check_token_count("image_size", math.prod(self.grid))
 
     @property
+    def mlp_width(self) -> int:
+        """Numbers in the hidden layer of each block's MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches; pixels beyond the last whole patch are not seen."""
         return patch_grid(self.image_size, self.patch_size)
@@ -188,7 +193,7 @@ class VisionTransformer(Module):
 
 def _make_block(config: ViTConfig, key: PRNGKeyArray) -> Block:
     attn_key, mlp_key = jr.split(key)
-    width, hidden = config.width, int(config.width * config.mlp_ratio)
+    width, hidden = config.width, config.mlp_width
     return Block(
         ln_1=layer_norm(width),
         attn=Attention(width, config.num_heads, key=attn_key),

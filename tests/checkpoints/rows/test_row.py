@@ -20,7 +20,8 @@ ROWS = {
     "with an axis behind": rows.with_axis("a", -1),
     "joined": rows.joined("q", "k", "v"),
     "joined of unequal sizes": rows.joined("q", "kv", sizes=(1, 2)),
-    "with heads": rows.with_heads("a", 3),
+    "with heads": rows.with_heads("a", heads=3),
+    "several with heads": rows.with_heads("q", "k", heads=3),
     "of a stack": rows.nested({"leaf": rows.joined("q", "k", "v")}, "", "blocks.{i}.", 2)["leaf"],
 }
 SHAPES = [(6, 5), (12, 1), (6, 2, 3)]
@@ -44,7 +45,7 @@ def test_a_row_is_its_own_inverse(name, shape):
 
 def test_heads_are_those_of_the_product():
     weight = np.arange(24.0, dtype=np.float32).reshape(6, 4)  # 3 heads of 2, 4 in
-    (view,) = rows.with_heads("a", 3).views(weight)
+    (view,) = rows.with_heads("a", heads=3).views(weight)
     x = np.arange(4.0)
     np.testing.assert_array_equal(np.einsum("i,ihd->hd", x, view), (weight @ x).reshape(3, 2))
 

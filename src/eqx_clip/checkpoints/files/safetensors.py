@@ -9,6 +9,7 @@ import numpy as np
 
 # What was read of a mapped file counts as memory until it is closed: it is, after so many bytes.
 MAPPED = 1 << 26
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 
 
 class SafetensorsFile(Mapping[str, np.ndarray]):
@@ -16,6 +17,8 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
 
     Raises `ValueError` for a file that is cut short or that is not safetensors.
     """
+
+    note, kind = "", "safetensors"
 
     def __init__(self, path: Path):
         self._path, self._mapped = path, 0
@@ -60,6 +63,11 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, which is not read for it."""
         return tuple(self._file.get_slice(key).get_shape())
+
+    def dtype(self, key: str) -> str:
+        """The type of a tensor's numbers."""
+        name: str = self._file.get_slice(key).get_dtype()
+        return _DTYPES.get(name, name)
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys

@@ -22,6 +22,7 @@ class ShardedFiles(Mapping[str, np.ndarray]):
     """
 
     metadata: Mapping[str, str] = {}
+    note, kind = "", "safetensors, several files by an index"
 
     def __init__(self, path: Path, open_file: Callable[[Path], Any]):
         self._path, self._open_file = path, open_file
@@ -47,6 +48,10 @@ class ShardedFiles(Mapping[str, np.ndarray]):
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, which is not read for it."""
         return self._file(key).shape(key)
+
+    def dtype(self, key: str) -> str:
+        """The type of a tensor's numbers."""
+        return self._file(key).dtype(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self._names

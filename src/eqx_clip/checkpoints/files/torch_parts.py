@@ -1,13 +1,10 @@
 """Which state dict of a file of torch's is meant: wrappers, averages and TorchScript modules."""
 
-import logging
 from typing import Any
 
 from ..._checks import short_repr
 from .torch_pickle import Inert, Module, Tensor
 
-
-logger = logging.getLogger("eqx_clip")
 
 # What training scripts call the weights, and their moving average.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -19,8 +16,9 @@ _REMEDY = (
 )
 
 
-def state_dict_of(root: Any, part: str | None, size: int) -> dict[str, Tensor]:
-    """The tensors of the state dict `part`, or of the one that the wrappers' names say.
+def state_dict_of(root: Any, part: str | None, size: int) -> tuple[dict[str, Tensor], str]:
+    """The tensors of the state dict `part`, or of the one that the wrappers' names say, and a word
+    on moving averages, if there are any.
 
     `size`, in bytes, of the pickle: names of TorchScript's modules, which can be repeated without
     end, take a multiple of it at most. Raises `ValueError` for what is no state dict.
@@ -29,25 +27,24 @@ def state_dict_of(root: Any, part: str | None, size: int) -> dict[str, Tensor]:
         if not isinstance(root, dict) or not isinstance(root.get(part), dict | Module):
             raise ValueError(f"it has no state dict {part!r}; it has {_held(root)}")
         root = root[part]
+    note = ""
     for _ in range(4):  # some wrap twice
         inner = next((name for name in _WRAPPERS if _is_part(root, name)), None)
         averages = [name for name in _AVERAGES if _is_part(root, name)]
         if inner is None and not averages:
             break
         if inner is not None and averages:
-            logger.info(
-                "The file holds %r and its moving average, %r; the first is taken. The other: "
-                "`from_state_dict(name, TorchFile(path, part=%r))`, of "
-                "`eqx_clip.checkpoints.files.torch_zip`.",
-                inner,
-                averages[0],
-                averages[0],
+            note = (
+                f"The file holds {inner!r} and its moving average, {averages[0]!r}; the first is "
+                "taken. The other: "
+                f"`from_state_dict(name, TorchFile(path, part={averages[0]!r}))`, of "
+                "`eqx_clip.checkpoints.files.torch_zip`."
             )
         elif inner is None:
-            logger.info("The file holds only a moving average, %r, which is taken.", averages[0])
+            note = f"The file holds only a moving average, {averages[0]!r}, which is taken."
         root = root[averages[0] if inner is None else inner]
     if isinstance(root, Module):
-        return _attributes(root, 64 * size)
+        return _attributes(root, 64 * size), note
     if isinstance(root, Inert):
         raise ValueError(
             f"it holds a whole object, {root.name!r}, which only its own library can build, and no "
@@ -55,7 +52,7 @@ def state_dict_of(root: Any, part: str | None, size: int) -> dict[str, Tensor]:
         )
     if not isinstance(root, dict):
         raise ValueError(f"it holds {_held(root)}, and no state dict. {_REMEDY}")
-    return _checked(root)
+    return _checked(root), note
 
 
 def _is_part(root: Any, name: str) -> bool:

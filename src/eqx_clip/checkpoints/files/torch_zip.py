@@ -46,7 +46,8 @@ class TorchFile(Mapping[str, np.ndarray]):
     checkpoint, where it is passed over with optimizer states and arguments, and nowhere in the
     state dict that is read, nor as the whole. `part`: the key of the state dict in the file, such
     as that of a moving average; by default `state_dict`, `model_state_dict` or `model` where there
-    is one, else the whole. Numbers and texts beside tensors are passed over.
+    is one, else the whole; `note` has a word on moving averages beside it. Numbers and texts beside
+    tensors are passed over.
 
     Arrays are views of the file and cannot be written to; nothing is read before one is asked for.
     Every place that the file names is checked when it is opened. Raises `ValueError` for a file
@@ -55,6 +56,7 @@ class TorchFile(Mapping[str, np.ndarray]):
     what to do; `OSError` for what cannot be read.
     """
 
+    kind = "zip archive of torch's, whose pickle is not run"
     metadata: Mapping[str, str] = {}
 
     def __init__(self, path: Path, part: str | None = None):
@@ -62,7 +64,7 @@ class TorchFile(Mapping[str, np.ndarray]):
         self._data: mmap.mmap | None = self._open()
         self._size = len(self._data)
         try:
-            self._tensors = self._read(self._data, part)
+            self._tensors, self.note = self._read(self._data, part)
             self._starts = self._check(self._data)
         except ValueError as error:
             raise ValueError(f"{path} is not read: {str(error).rstrip('.')}.") from None
@@ -86,7 +88,7 @@ class TorchFile(Mapping[str, np.ndarray]):
                 )
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _read(self, data: mmap.mmap, part: str | None) -> dict[str, Tensor]:
+    def _read(self, data: mmap.mmap, part: str | None) -> tuple[dict[str, Tensor], str]:
         self._members = read_members(data)
         pickles = [x for x in self._members if x == "data.pkl" or x.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -153,6 +155,10 @@ class TorchFile(Mapping[str, np.ndarray]):
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, which is not read for it."""
         return self._tensors[key].shape
+
+    def dtype(self, key: str) -> str:
+        """The type of a tensor's numbers."""
+        return _dtype(self._tensors[key]).name
 
     def __contains__(self, key: object) -> bool:
         return key in self._tensors

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .npz import NpzFile
 from .safetensors import SafetensorsFile
 from .sharded import INDEX_SUFFIX, ShardedFiles
 from .torch_zip import TorchFile
 
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".npz")
 
 if TYPE_CHECKING:
-    WholeFile = SafetensorsFile | TorchFile
+    WholeFile = SafetensorsFile | TorchFile | NpzFile
     Container = WholeFile | ShardedFiles
 else:
     WholeFile = Container = Any  # an executed annotation would read a tensor
@@ -23,4 +25,6 @@ def open_weights(path: Path) -> Container:
 
 
 def _open_file(path: Path) -> WholeFile:
+    if path.suffix == ".npz":
+        return NpzFile(path)
     return TorchFile(path) if path.suffix in TORCH_SUFFIXES else SafetensorsFile(path)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ..._checks import short_repr
 from ...towers.convnext import ConvNeXtConfig
 from ..rows.row import Table, nested, renamed
+from ..rows.sizes import Shapes, TowerSizes, depth_of
 from .naming import Naming
 from .options import Options
 from .vit import VIT_OPTIONS
@@ -117,6 +118,19 @@ def _table(config: ConvNeXtConfig) -> Table:
     return _ENDS | {path: row for stage in stages for path, row in stage.items()}
 
 
+def _sizes(shapes: Shapes) -> TowerSizes:
+    stages = [f"visual.trunk.stages.{stage}.blocks" for stage in range(4)]
+    head = "linear" if "visual.head.proj.weight" in shapes else "mlp"
+    last = "visual.head.proj.weight" if head == "linear" else "visual.head.mlp.fc2.weight"
+    values = {
+        "depths": tuple(depth_of(shapes, f"{stage}.{{i}}.gamma") for stage in stages),
+        "widths": tuple(shapes[f"{stage}.0.gamma"][0] for stage in stages),
+        "embed_dim": shapes[last][0],
+        "head": head,
+    }
+    return TowerSizes(ConvNeXtConfig, values)
+
+
 NAMING = Naming(
     section="vision_cfg",
     describes=_describes,
@@ -124,4 +138,5 @@ NAMING = Naming(
     write=_write,
     table=_table,
     landmark="visual.trunk.stem.1.weight",
+    sizes=_sizes,
 )

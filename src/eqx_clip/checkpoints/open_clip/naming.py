@@ -6,6 +6,7 @@ from typing import Any
 
 from ..rows.plain import Edits
 from ..rows.row import Table
+from ..rows.sizes import Shapes, TowerSizes
 from .options import Options
 
 
@@ -24,6 +25,8 @@ class Naming:
     - `positions`: for the tensors that depend on the size of images or texts, what makes those of
       the first configuration fit the second.
     - `landmark`: the name of a tensor that only such towers have.
+    - `sizes`: what shapes tell of a tower's configuration. `KeyError`, `IndexError` or
+      `ValueError` where a tensor is missing or has other axes.
     """
 
     section: str
@@ -34,3 +37,4 @@ class Naming:
     quick_gelu: Callable[[Any], bool | None] = lambda config: None
     positions: Callable[[Any, Any], Edits] = lambda old, new: {}
     landmark: str
+    sizes: Callable[[Shapes], TowerSizes]

@@ -8,6 +8,7 @@ from ...towers.resnet import ResNetConfig
 from ..rows.plain import Edits
 from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed
+from ..rows.sizes import Shapes, TowerSizes, depth_of, square
 from .naming import Naming
 from .options import TIMM_OPTIONS, Options
 from .vit import VIT_OPTIONS
@@ -91,6 +92,17 @@ def _positions(old: ResNetConfig, new: ResNetConfig) -> Edits:
     return {_POSITIONS: lambda x: resize_image_positions(x, old.grid, new.grid)}
 
 
+def _sizes(shapes: Shapes) -> TowerSizes:
+    stages = [f"visual.layer{stage}.{{i}}.conv1.weight" for stage in (1, 2, 3, 4)]
+    values = {
+        "depths": tuple(depth_of(shapes, stage) for stage in stages),
+        "width": shapes["visual.layer1.0.conv1.weight"][0],
+        "grid": square(shapes[_POSITIONS][0] - 1),
+        "embed_dim": shapes["visual.attnpool.c_proj.weight"][0],
+    }
+    return TowerSizes(ResNetConfig, values)
+
+
 NAMING = Naming(
     section="vision_cfg",
     describes=_describes,
@@ -99,4 +111,5 @@ NAMING = Naming(
     table=lambda config: _TABLE,
     positions=_positions,
     landmark="visual.attnpool.q_proj.weight",
+    sizes=_sizes,
 )

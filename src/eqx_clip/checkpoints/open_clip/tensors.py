@@ -33,6 +33,11 @@ def plain_tensors(tensors: Any, edits: Edits) -> PlainTensors:
     return PlainTensors(tensors, names, {"logit_scale": _scalar, "logit_bias": _scalar, **edits})
 
 
+def is_openais(tensors: Mapping[str, Any]) -> bool:
+    """Whether a file is one of OpenAI's own, of the quick GELU, or its state dict as it was."""
+    return all(name in tensors for name in _LEGACY)
+
+
 def _plain(key: str) -> str:
     parts = [part for part in key.split(".") if part not in _WRAPPERS]
     return ".".join(parts).removeprefix("text.")

@@ -9,9 +9,10 @@ from ...towers.text import TextConfig
 from ..rows.plain import Edits
 from ..rows.positions import resize_text_positions
 from ..rows.row import Table, nested, renamed, tensor, transposed
+from ..rows.sizes import Shapes, TowerSizes
 from .naming import Naming
 from .options import TRANSFORMER_DEFAULTS, Options
-from .transformer import BLOCK, has_quick_gelu, take_activation, written_activation
+from .transformer import BLOCK, block_sizes, has_quick_gelu, take_activation, written_activation
 
 
 _DEFAULTS = {
@@ -129,6 +130,24 @@ def _positions(old: TextConfig, new: TextConfig) -> Edits:
     return {"positional_embedding": lambda x: resize_text_positions(x, new.context_length)}
 
 
+def _sizes(shapes: Shapes) -> TowerSizes:
+    (vocab_size, width), (context_length, _) = (
+        shapes[name] for name in ("token_embedding.weight", "positional_embedding")
+    )
+    projection, embed_dim = "none", width
+    if "text_projection" in shapes:
+        projection, embed_dim = "matrix", shapes["text_projection"][1]
+    elif "text_projection.weight" in shapes:
+        projection, embed_dim = "linear", shapes["text_projection.weight"][0]
+    values = {
+        "vocab_size": vocab_size,
+        "context_length": context_length,
+        "embed_dim": embed_dim,
+        "projection": projection,
+    }
+    return TowerSizes(TextConfig, block_sizes(shapes, "transformer.resblocks") | values)
+
+
 NAMING = Naming(
     section="text_cfg",
     describes=_describes,
@@ -138,4 +157,5 @@ NAMING = Naming(
     quick_gelu=has_quick_gelu,
     positions=_positions,
     landmark="token_embedding.weight",
+    sizes=_sizes,
 )

@@ -12,6 +12,7 @@ from ...towers.timm_vit import TimmViTConfig
 from ..rows.plain import Edits
 from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed, with_axis
+from ..rows.sizes import Shapes, TowerSizes, depth_of, one_size, square
 from .naming import Naming
 from .options import Options
 from .vit import VIT_OPTIONS
@@ -156,6 +157,18 @@ def _positions(old: TimmViTConfig, new: TimmViTConfig) -> Edits:
     return {"visual.trunk.pos_embed": resize}
 
 
+def _sizes(shapes: Shapes) -> TowerSizes:
+    width, _, *patch = shapes["visual.trunk.patch_embed.proj.weight"]
+    values = {
+        "patch_size": one_size(*patch),
+        "grid": square(shapes["visual.trunk.pos_embed"][1]),
+        "width": width,
+        "depth": depth_of(shapes, "visual.trunk.blocks.{i}.norm1.weight"),
+        "mlp_width": shapes["visual.trunk.blocks.0.mlp.fc1.weight"][0],
+    }
+    return TowerSizes(TimmViTConfig, values)
+
+
 NAMING = Naming(
     section="vision_cfg",
     describes=_describes,
@@ -164,4 +177,5 @@ NAMING = Naming(
     table=lambda config: _TABLE,
     positions=_positions,
     landmark="visual.trunk.attn_pool.latent",
+    sizes=_sizes,
 )

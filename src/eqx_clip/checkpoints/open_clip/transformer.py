@@ -5,6 +5,7 @@ from typing import Any
 from ..._checks import short_repr
 from ..._types import Activation
 from ..rows.row import renamed
+from ..rows.sizes import Shapes, depth_of
 from .options import Options
 
 
@@ -24,6 +25,13 @@ BLOCK = renamed(
         "mlp.down.bias": "mlp.c_proj.bias",
     }
 )
+
+
+def block_sizes(shapes: Shapes, blocks: str) -> dict[str, int]:
+    """The sizes of a stack of blocks."""
+    mlp_width, width = shapes[f"{blocks}.0.mlp.c_fc.weight"]
+    depth = depth_of(shapes, f"{blocks}.{{i}}.mlp.c_fc.weight")
+    return {"width": width, "depth": depth, "mlp_width": mlp_width}
 
 
 def take_activation(options: Options, quick_gelu: bool) -> Activation:

@@ -9,9 +9,10 @@ from ...towers.vit import ViTConfig
 from ..rows.plain import Edits
 from ..rows.positions import resize_image_positions
 from ..rows.row import nested, renamed
+from ..rows.sizes import Shapes, TowerSizes, one_size, square
 from .naming import Naming
 from .options import TIMM_OPTIONS, TRANSFORMER_DEFAULTS, Options
-from .transformer import BLOCK, has_quick_gelu, take_activation, written_activation
+from .transformer import BLOCK, block_sizes, has_quick_gelu, take_activation, written_activation
 
 
 _DEFAULTS = {
@@ -103,6 +104,17 @@ def _positions(old: ViTConfig, new: ViTConfig) -> Edits:
     return {"visual.positional_embedding": lambda x: resize_image_positions(x, old.grid, new.grid)}
 
 
+def _sizes(shapes: Shapes) -> TowerSizes:
+    tokens, _ = shapes["visual.positional_embedding"]
+    values = {
+        "patch_size": one_size(*shapes["visual.conv1.weight"][2:]),
+        "grid": square(tokens - 1),
+        "embed_dim": shapes["visual.proj"][1],
+        "norm_pre": "visual.ln_pre.weight" in shapes,
+    }
+    return TowerSizes(ViTConfig, block_sizes(shapes, "visual.transformer.resblocks") | values)
+
+
 NAMING = Naming(
     section="vision_cfg",
     describes=_describes,
@@ -112,4 +124,5 @@ NAMING = Naming(
     quick_gelu=has_quick_gelu,
     positions=_positions,
     landmark="visual.class_embedding",
+    sizes=_sizes,
 )

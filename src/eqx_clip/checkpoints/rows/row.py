@@ -90,13 +90,28 @@ def part_of(name: str, start: int, stop: int, count: int) -> Row:
     return Row((name,), part=(start, stop, count))
 
 
-def with_heads(name: str, heads: int) -> Row:
-    """A linear weight (heads * size, in) as (in, heads, size), or its bias as (heads, size)."""
+def with_heads(*names: str, heads: int) -> Row:
+    """Linear weights (heads * size, in), joined along the first axis, each as (in, heads, size); or
+    their biases, each as (heads, size)."""
 
     def views(leaf: np.ndarray) -> list[np.ndarray]:
-        return [np.moveaxis(leaf.reshape(heads, -1, *leaf.shape[1:]), (0, 1), (-2, -1))]
+        parts = np.split(leaf, len(names))
+        return [
+            np.moveaxis(part.reshape(heads, -1, *part.shape[1:]), (0, 1), (-2, -1))
+            for part in parts
+        ]
 
-    return Row((name,), views)
+    return Row(names, views)
+
+
+def from_heads(name: str, heads: int) -> Row:
+    """A linear weight (out, heads * size) as (heads, size, out)."""
+    return Row((name,), lambda leaf: (np.moveaxis(leaf.reshape(len(leaf), heads, -1), 0, -1),))
+
+
+def channels_last(name: str) -> Row:
+    """The weight of a convolution, (out, in, height, width), as (height, width, in, out)."""
+    return Row((name,), lambda leaf: (leaf.transpose(2, 3, 1, 0),))
 
 
 def absent() -> Row:

@@ -89,12 +89,10 @@ def fill(
     floats; None keeps that of the tensors, of those of a leaf the one that holds all.
     `placement`: where the leaves go, of a mesh as `sharding.shardings` says.
     """
-    rows = list(entries(skeleton, table))
+    rows = check(skeleton, table, tensors)
     places: list[Any] = [placement] * len(rows)
     if isinstance(placement, Mesh):
         places = jax.tree.leaves(shardings(skeleton, placement))
-    _check_names(rows, tensors)
-    _check_shapes(rows, tensors)
     # The largest first: a leaf is in memory twice on its way, which costs least while there is
     # little else.
     leaves = {
@@ -102,6 +100,17 @@ def fill(
         for i in sorted(range(len(rows)), key=lambda i: -rows[i].leaf.size)
     }
     return jax.tree.unflatten(jax.tree.structure(skeleton), [leaves[i] for i in range(len(rows))])
+
+
+def check(skeleton: PyTree, table: Table, tensors: Mapping[str, Any]) -> list[Entry]:
+    """The leaves with their rows, after names and shapes, as far as they are known, are compared.
+
+    Raises `ValueError` as `fill` does.
+    """
+    rows = list(entries(skeleton, table))
+    _check_names(rows, tensors)
+    _check_shapes(rows, tensors)
+    return rows
 
 
 def _placed(leaf: np.ndarray, where: Any, path: str) -> Array:
@@ -181,15 +190,17 @@ def _check_names(rows: list[Entry], tensors: Mapping[str, Any]) -> None:
         problems.append(f"{len(missing)} tensors are missing, e.g. {_first(missing)}")
     if unused:
         problems.append(f"{len(unused)} tensors belong nowhere, e.g. {_first(unused)}")
-    raise MisfitError(f"The state dict does not fit: {'; '.join(problems)}.", tuple(given))
+    raise MisfitError(
+        f"The state dict does not fit: {'; '.join(problems)}.", tuple(given), tuple(missing)
+    )
 
 
 class MisfitError(ValueError):
-    """Tensors of other names than a configuration's; `names` are those that were given."""
+    """Tensors of other names than a configuration's: `names` were given, `missing` were not."""
 
-    def __init__(self, message: str, names: tuple[str, ...]):
+    def __init__(self, message: str, names: tuple[str, ...], missing: tuple[str, ...]):
         super().__init__(message)
-        self.names = names
+        self.names, self.missing = names, missing
 
 
 def _first(keys: list[str]) -> str:
