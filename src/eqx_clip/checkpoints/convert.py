@@ -94,7 +94,7 @@ def _origin(model: CLIP, error: MisfitError) -> str:
             "These names are those of Hugging Face transformers: `eqx_clip.load` reads its folders "
             "and repositories."
         )
-    if {name.rpartition(".")[2] for name in error.missing} & _STATISTICS:
+    if error.missing and {name.rpartition(".")[2] for name in error.missing} <= _STATISTICS:
         return (
             "These are statistics of batch normalisation, without which the model would compute "
             "something else: write the whole `model.state_dict()`, buffers included."
