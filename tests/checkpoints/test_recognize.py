@@ -3,6 +3,7 @@
 import logging
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from big_vision_files import arrays_of, register
@@ -191,13 +192,25 @@ def test_a_tag_has_no_meaning_for_a_file_alone(argument, folder):
         eqx_clip.load(folder / WEIGHTS, **{argument: "main"})
 
 
-def test_a_moving_average_is_told_once(nano, tmp_path, caplog):
+def test_a_moving_average_is_told_once_and_can_be_taken(nano, tmp_path, caplog):
     torch = pytest.importorskip("torch")
     weights = {key: torch.tensor(x) for key, x in eqx_clip.to_state_dict(nano).items()}
-    torch.save({"state_dict": weights, "ema": weights}, tmp_path / "x.pt")
+    average = {key: x / 2 for key, x in weights.items()}
+    torch.save({"state_dict": weights, "ema": {"state_dict": average}}, tmp_path / "x.pt")
     with caplog.at_level(logging.INFO, "eqx_clip"):
         assert bitwise_equal(eqx_clip.load(tmp_path / "x.pt"), nano)
     assert caplog.text.count("its moving average, 'ema'") == 1
+    halves = jax.tree.map(lambda leaf: leaf / 2, nano)
+    assert bitwise_equal(eqx_clip.load(tmp_path / "x.pt", part="ema"), halves)
+    assert bitwise_equal(eqx_clip.load(NANO, tmp_path / "x.pt", part="ema"), halves)
+    with pytest.raises(ValueError, match=r"it has no state dict 'ema2'; it has .*'ema'"):
+        eqx_clip.load(NANO, tmp_path / "x.pt", part="ema2")
+
+
+@pytest.mark.parametrize("part, words", [("ema", "names a state dict"), (3, "must be the key of")])
+def test_a_part_of_another_file_than_torchs_is_refused(part, words, folder):
+    with pytest.raises(ValueError, match=f"`part` {words}"):
+        eqx_clip.load(folder, part=part)
 
 
 def test_openais_archive_loads_whole(monkeypatch, tmp_path):

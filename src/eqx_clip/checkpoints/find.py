@@ -48,6 +48,7 @@ def find(
     *,
     cache_dir: str | os.PathLike[str] | None,
     revision: str | None,
+    part: str | None = None,
 ) -> Found:
     """The configuration and the file of weights of what `load` is given, fetched if need be."""
     for argument, value in (("source", source), ("tag", "none" if tag is None else tag)):
@@ -69,7 +70,7 @@ def find(
     if isinstance(source, str) and is_model(name) and not is_path:
         if tag is not None and _is_file_name(tag):
             _refuse(revision=revision, where="a file")
-            return _in_file(_existing_weights(_path(tag)), name)
+            return _in_file(_existing_weights(_path(tag)), name, part)
         if tag is None and os.path.isdir(name):
             logger.warning(
                 "%r is taken for the registered model; the folder is './%s'.", name, name
@@ -85,20 +86,20 @@ def find(
             config, weights = _in_transformers(folder, folder.resolve().name)
             return Found(with_tokenizer_in(config, folder), weights, TRANSFORMERS)
         weights = find_in_folder(folder)
-        with open_weights(weights) as tensors:
+        with open_weights(weights, part) as tensors:
             config = _own_config(weights, tensors) or _missing_config(folder)
         return Found(with_tokenizer_in(config, folder), weights)
     if os.path.isfile(folder):
         if folder.suffix not in SUFFIXES:
             raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
         _refuse(tag=tag, revision=revision, where="a file")
-        return _in_file(folder)
+        return _in_file(folder, part=part)
     raise _unknown(name, None if tag is None else os.fspath(tag))
 
 
-def _in_file(weights: Path, name: str | None = None) -> Found:
+def _in_file(weights: Path, name: str | None = None, part: str | None = None) -> Found:
     """What one file of weights is: the model called `name`, or by itself."""
-    with open_weights(weights) as tensors:
+    with open_weights(weights, part) as tensors:
         form, own = form_of(tensors), _own_config(weights, tensors)
         if own is None and form is TRANSFORMERS and transformers.is_in(weights.parent):
             own = transformers.read_config(weights.parent, weights.parent.resolve().name)

@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from .._checks import check_dtype, check_key, short_repr
 from .._clip import CLIP, CLIPConfig
-from .._types import Count, DType, Key, PathLike, Real, Size
+from .._types import Count, DType, Key, Name, PathLike, Real, Size
 from ..zoo.architectures import model_config
 from .config import config_from_open_clip
 from .convert import filled, skeleton
@@ -44,6 +44,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     device: Where | None = None,
+    part: Name | None = None,
 ) -> CLIP:
     """A pretrained model, with its own preprocessing and tokenizer.
 
@@ -88,6 +89,9 @@ def load(
       `jax.sharding.Sharding` that suits all arrays, or a mesh of `eqx_clip.sharding.make_mesh`,
       over which they are spread as `eqx_clip.sharding.place` does. One array at a time is in the
       host's memory twice, the largest first.
+    - `part`: the key of the state dict in a file of torch's that holds several, such as
+      "state_dict_ema", a moving average; by default the weights themselves, and the log tells of
+      the average.
 
     Raises `ValueError` for an unknown name or tag (with the nearest), for a configuration that no
     tower here can reproduce, for weights that are not whole or do not fit the configuration, tensor
@@ -100,10 +104,12 @@ def load(
         raise ValueError(
             f"`device` must be a jax.Device, a Sharding or a Mesh; got {short_repr(device)}."
         )
-    found = find(source, tag, cache_dir=cache_dir, revision=revision)
+    if not (part is None or isinstance(part, str)):
+        raise ValueError(f"`part` must be the key of a state dict; got {short_repr(part)}.")
+    found = find(source, tag, cache_dir=cache_dir, revision=revision, part=part)
     config = found.config.resize(image_size, context_length)
     edits = found.form.positions(found.config, config)
-    with open_weights(found.weights) as tensors:
+    with open_weights(found.weights, part) as tensors:
         if tensors.note:
             logger.info("%s: %s", found.weights, tensors.note)
         try:

@@ -114,7 +114,7 @@ def test_a_moving_average_is_told_and_chosen_by_its_name(path):
     average = {name: tensor + 1 for name, tensor in weights.items()}
     torch.save({**training_checkpoint(), "state_dict": weights, "state_dict_ema": average}, path)
     check_same(path, weights)
-    assert "TorchFile(path, part='state_dict_ema')" in TorchFile(path).note
+    assert "load(..., part='state_dict_ema')" in TorchFile(path).note
     check_same(path, average, "state_dict_ema")
     assert not TorchFile(path, "state_dict_ema").note
     torch.save({"ema": average}, path)

@@ -36,9 +36,7 @@ def state_dict_of(root: Any, part: str | None, size: int) -> tuple[dict[str, Ten
         if inner is not None and averages:
             note = (
                 f"The file holds {inner!r} and its moving average, {averages[0]!r}; the first is "
-                "taken. The other: "
-                f"`from_state_dict(name, TorchFile(path, part={averages[0]!r}))`, of "
-                "`eqx_clip.checkpoints.files.torch_zip`."
+                f"taken. The other: `load(..., part={averages[0]!r})`."
             )
         elif inner is None:
             note = f"The file holds only a moving average, {averages[0]!r}, which is taken."

@@ -19,8 +19,15 @@ else:
     WholeFile = Container = Any  # an executed annotation would read a tensor
 
 
-def open_weights(path: Path) -> Container:
-    """The tensors of a file, or of the files of an index, by name, for a `with` block."""
+def open_weights(path: Path, part: str | None = None) -> Container:
+    """The tensors of a file, or of the files of an index, by name, for a `with` block.
+
+    `part`: the key of the state dict in a file of torch's. `ValueError` for one of another file.
+    """
+    if part is not None:
+        if path.suffix not in TORCH_SUFFIXES:
+            raise ValueError(f"`part` names a state dict in a file of torch's, unlike {path}.")
+        return TorchFile(path, part)
     return ShardedFiles(path, _open_file) if path.name.endswith(INDEX_SUFFIX) else _open_file(path)
 
 
