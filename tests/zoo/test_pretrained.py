@@ -78,6 +78,17 @@ def activations(config):
     return {tower.activation for tower in towers if not isinstance(tower, ConvNeXtConfig)}
 
 
+def _pair(row):
+    return f"{row.model}:{row.tag}"
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in PRETRAINED if "SigLIP" in row.model or "CLIPA" in row.model], ids=_pair
+)
+def test_new_models_are_preprocessed_as_the_weights_of_their_name(row):
+    assert model_config(row.model).preprocess == row.preprocess
+
+
 @pytest.mark.parametrize("line", TABLE, ids=lambda line: f"{line[0]}:{line[1]}")
 def test_row(line):
     name, tag, theirs, their_tag, repo, activation, statistics, size = line

@@ -18,6 +18,7 @@ from ..towers.text import TextConfig
 from ..towers.vit import ViTConfig
 from .pairs import normalized, open_clip_pairs, pairs_of, words
 from .siglip import SIGLIP
+from .statistics import STATISTICS
 
 
 def _vit(
@@ -52,13 +53,22 @@ def _vit(
 
 def _clipa(config: CLIPConfig) -> CLIPConfig:
     """The CLIPA of a model (Li et al. 2023, arXiv:2305.07017): no norm before the blocks, the mean
-    of the patches, short texts in which every token sees every other, BERT's tokenizer."""
+    of the patches, short texts in which every token sees every other, BERT's tokenizer, ImageNet's
+    statistics of pixels."""
     image = dataclasses.replace(config.image, norm_pre=False, pooling="mean_patch")
     text = dataclasses.replace(
         config.text, context_length=32, vocab_size=32000, causal=False, pooling="last"
     )
     tokenizer = JSONTokenizer("bert-base-uncased", 32, strip_sep_token=True)
-    return dataclasses.replace(config, image=image, text=text, tokenizer=tokenizer)
+    preprocess = Preprocess(
+        image_size=config.image.image_size,
+        interpolation="bilinear",
+        resize_mode="squash",
+        **STATISTICS["imagenet"],
+    )
+    return dataclasses.replace(
+        config, image=image, text=text, preprocess=preprocess, tokenizer=tokenizer
+    )
 
 
 _XLM_V = JSONTokenizer("facebook/xlm-v-base")

@@ -5,18 +5,10 @@ import dataclasses
 from .._checks import did_you_mean, short_repr
 from .._clip import CLIPConfig
 from .._types import Name
-from ..images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from ..images.preprocess import Preprocess
 from .architectures import MODELS, find_model, is_model, other_names
 from .pairs import Pair, normalized, open_clip_pairs, pair_of, pairs_of
-
-
-# What is subtracted from pixels of 0 to 1, and what they are then divided by, for each channel.
-_STATISTICS = {
-    "openai": (OPENAI_MEAN, OPENAI_STD),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
+from .statistics import STATISTICS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +39,6 @@ def _row(pair: Pair) -> Pretrained:
     alias = find_model(pair.model)
     # One tag of OpenCLIP's is two sets of weights, told apart by the size in the model's name.
     size = "" if alias.image_size is None else f"-{alias.image_size}"
-    mean, std = _STATISTICS[pair.statistics]
     return Pretrained(
         model=alias.model,
         tag=f"{normalized(pair.tag)}{size}",
@@ -56,10 +47,9 @@ def _row(pair: Pair) -> Pretrained:
         quick_gelu=pair.quick_gelu == "1",
         preprocess=Preprocess(
             image_size=alias.image_size or MODELS[alias.model].preprocess.image_size,
-            mean=mean,
-            std=std,
             interpolation=pair.interpolation,
             resize_mode=pair.resize_mode,
+            **STATISTICS[pair.statistics],
         ),
     )
 

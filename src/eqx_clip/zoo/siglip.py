@@ -10,6 +10,7 @@ from ..images.preprocess import Preprocess
 from ..tokenizers.json_file import JSONTokenizer
 from ..towers.text import TextConfig
 from ..towers.timm_vit import TimmViTConfig
+from .statistics import STATISTICS
 
 
 # Sizes of text transformers.
@@ -17,7 +18,6 @@ _BASE = {"width": 768, "depth": 12, "num_heads": 12}
 _LARGE = {"width": 1024, "depth": 24, "num_heads": 16}
 _SO400M = {"width": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 3.7362}
 
-_HALF = (0.5, 0.5, 0.5)  # of pixels from 0 to 1, which then are from -1 to 1
 _C4 = "timm/ViT-B-16-SigLIP"  # whose tokenizer all English ones have
 _I18N = "timm/ViT-B-16-SigLIP-i18n-256"
 
@@ -49,7 +49,7 @@ def _siglip(
             norm_eps=1e-6,
         ),
         preprocess=Preprocess(
-            image_size=image.image_size, mean=_HALF, std=_HALF, resize_mode="squash"
+            image_size=image.image_size, resize_mode="squash", **STATISTICS["half"]
         ),
         tokenizer=JSONTokenizer(tokenizer, context_length, clean="canonicalize"),
         init_logit_bias=-10,
