@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypedDict
 
 from .._checks import short_repr
 from .._clip import CLIPConfig
@@ -34,6 +34,13 @@ from .tokenizer_files import with_tokenizer_in, with_tokenizer_of
 logger = logging.getLogger("eqx_clip")
 
 
+class Place(TypedDict):
+    """Where of the hub, and of its cache."""
+
+    revision: str | None
+    cache_dir: str | os.PathLike[str] | None
+
+
 class Found(NamedTuple):
     """What a source turned out to be."""
 
@@ -55,46 +62,53 @@ def find(
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):
             raise ValueError(f"`{argument}` must be a name or a path; got {short_repr(value)}.")
     name = os.fspath(source)
+    place = Place(revision=revision, cache_dir=cache_dir)
     if name.startswith("hf-hub:"):
         _refuse(tag=tag, where="a repository of the hub")
-        repo = [name.removeprefix("hf-hub:")]
-        place: Any = {"revision": revision, "cache_dir": cache_dir}
-        path = fetch(repo, [CONFIG_FILE, transformers.CONFIG_FILE], **place)
-        if path.name == transformers.CONFIG_FILE:
-            folder = transformers.fetched(repo, place)
-            config, weights = _in_transformers(folder, repo[0])
-            return Found(with_tokenizer_of(config, repo, **place), weights, TRANSFORMERS)
-        config, weights = _read_config(path), fetch(repo, WEIGHT_FILES, **place)
-        return Found(with_tokenizer_of(config, repo, **place), weights)
+        return _of_repository(name.removeprefix("hf-hub:"), place)
     is_path = os.sep in name and os.path.isdir(name)  # "ViT-B/32" is none
     if isinstance(source, str) and is_model(name) and not is_path:
-        if tag is not None and _is_file_name(tag):
-            _refuse(revision=revision, where="a file")
-            return _in_file(_existing_weights(_path(tag)), name, part)
-        if tag is None and os.path.isdir(name):
-            logger.warning(
-                "%r is taken for the registered model; the folder is './%s'.", name, name
-            )
-        row = find_pretrained(name, None if tag is None else os.fspath(tag))
-        place = {"revision": revision, "cache_dir": cache_dir}
-        weights = fetch(row.repos, REGISTERED_FILES, **place)
-        return Found(with_tokenizer_of(row.config, row.repos, **place), weights)
-    folder = _path(name.removeprefix("local-dir:"))
-    if os.path.isdir(folder):  # unlike `Path.is_dir`, of any string
+        if tag is None or not _is_file_name(tag):
+            return _of_pair(name, None if tag is None else os.fspath(tag), place)
+        _refuse(revision=revision, where="a file")
+        return _in_file(_existing_weights(_path(tag)), name, part)
+    path = _path(name.removeprefix("local-dir:"))
+    if os.path.isdir(path):  # unlike `Path.is_dir`, of any string
         _refuse(tag=tag, revision=revision, where="a folder")
-        if transformers.is_in(folder):
-            config, weights = _in_transformers(folder, folder.resolve().name)
-            return Found(with_tokenizer_in(config, folder), weights, TRANSFORMERS)
-        weights = find_in_folder(folder)
-        with open_weights(weights, part) as tensors:
-            config = _own_config(weights, tensors) or _missing_config(folder)
-        return Found(with_tokenizer_in(config, folder), weights)
-    if os.path.isfile(folder):
-        if folder.suffix not in SUFFIXES:
-            raise ValueError(f"{name!r} is no model; load its folder: {str(folder.parent)!r}.")
+        return _in_folder(path, part)
+    if os.path.isfile(path):
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"{name!r} is no model; load its folder: {str(path.parent)!r}.")
         _refuse(tag=tag, revision=revision, where="a file")
-        return _in_file(folder, part=part)
+        return _in_file(path, part=part)
     raise _unknown(name, None if tag is None else os.fspath(tag))
+
+
+def _of_repository(repo: str, place: Place) -> Found:
+    path = fetch([repo], [CONFIG_FILE, transformers.CONFIG_FILE], **place)
+    if path.name == transformers.CONFIG_FILE:
+        config, weights = _in_transformers(transformers.fetched([repo], place), repo)
+        return Found(with_tokenizer_of(config, [repo], **place), weights, TRANSFORMERS)
+    config, weights = _read_config(path), fetch([repo], WEIGHT_FILES, **place)
+    return Found(with_tokenizer_of(config, [repo], **place), weights)
+
+
+def _of_pair(name: str, tag: str | None, place: Place) -> Found:
+    if tag is None and os.path.isdir(name):
+        logger.warning("%r is taken for the registered model; the folder is './%s'.", name, name)
+    row = find_pretrained(name, tag)
+    weights = fetch(row.repos, REGISTERED_FILES, **place)
+    return Found(with_tokenizer_of(row.config, row.repos, **place), weights)
+
+
+def _in_folder(folder: Path, part: str | None) -> Found:
+    if transformers.is_in(folder):
+        config, weights = _in_transformers(folder, folder.resolve().name)
+        return Found(with_tokenizer_in(config, folder), weights, TRANSFORMERS)
+    weights = find_in_folder(folder)
+    with open_weights(weights, part) as tensors:
+        config = _own_config(weights, tensors) or _missing_config(folder)
+    return Found(with_tokenizer_in(config, folder), weights)
 
 
 def _in_file(weights: Path, name: str | None = None, part: str | None = None) -> Found:
