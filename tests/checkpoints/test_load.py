@@ -106,7 +106,7 @@ def test_a_state_dict_of_transformers_is_recognised(folder):
         # Options that would change the numbers.
         ("model_cfg.vision_cfg.ls_init_value", 1e-5, "`ls_init_value=1e-05` in `vision_cfg`"),
         ("model_cfg.vision_cfg.attentional_pool", True, "`attentional_pool=True`"),
-        ("model_cfg.vision_cfg.layers", [3, 4, 6, 3], "look like a ViT's; .* is of a RN"),
+        ("model_cfg.vision_cfg.layers", [3, 4, 6, 3], "look like a ViT's; .* is of a ResNet"),
         ("model_cfg.vision_cfg.timm_model_name", "vit_base_patch16_224", "supported: vit_"),
         ("model_cfg.vision_cfg.timm_model_name", ["convnext_base"], "has no such tower yet"),
         ("model_cfg.text_cfg.hf_model_name", "roberta-base", "`hf_model_name='roberta-base'`"),

@@ -108,7 +108,9 @@ class ModifiedResNet(Module):
     """Maps one image to one vector: `open_clip.modified_resnet.ModifiedResNet`.
 
     A stem of three convolutions, four stages of bottlenecks that average where others stride, and
-    attention as the last pool (Radford et al. 2021, arXiv:2103.00020, section 2.4).
+    attention as the last pool (Radford et al. 2021, arXiv:2103.00020, section 2.4). Batch
+    normalisation keeps the statistics of its checkpoint; those of a new tower, means of 0 and
+    variances of 1, normalise nothing, so train it from weights.
     """
 
     conv1: Conv2d

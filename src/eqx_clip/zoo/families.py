@@ -24,7 +24,7 @@ class Family:
 
 FAMILIES = (
     Family("ViT", ViTConfig, VisionTransformer, vit.NAMING),
-    Family("RN", ResNetConfig, ModifiedResNet, resnet.NAMING),
+    Family("ResNet", ResNetConfig, ModifiedResNet, resnet.NAMING),
     Family("ConvNeXt", ConvNeXtConfig, ConvNeXt, convnext.NAMING),
     Family("SigLIP ViT", TimmViTConfig, TimmViT, timm_vit.NAMING),
     Family("text transformer", TextConfig, TextTransformer, text.NAMING),
