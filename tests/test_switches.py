@@ -2,6 +2,7 @@
 
 import contextlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,16 +62,10 @@ def nothing_is_traced_yet():
     jax.clear_caches()
 
 
-def start(tower, **options):
-    """A model and a state, a step and a batch for it: what a program does before it computes."""
-    model, optimizer = random_model(smallest_configs()[tower]), train.adamw(1e-3)
-    half = options.get("dtype") == "float16"
-    state = train.init_state(model, optimizer, ema=True, key=jax.random.key(0), scale_loss=half)
+def make_batch():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (4, 3, 16, 16), np.uint8)
-    tokens = rng.integers(1, 64, (4, 8)).astype(np.int32)
-    step = train.make_train_step(optimizer, ema_decay=0.9, **options)
-    return model, step, state, {"image": pixels, "tokens": tokens}
+    return {"image": pixels, "tokens": rng.integers(1, 64, (4, 8)).astype(np.int32)}
 
 
 def compute(model, step, state, batch):
@@ -97,18 +92,32 @@ CASES = [(name, "vit") for name in OF_TRACING] + [
 @pytest.mark.parametrize(("name", "tower"), CASES)
 def test_towers_and_steps_are_traced_under_a_switch(name, tower):
     with switched(name, OF_TRACING[name]):
-        model, step, state, batch = start(tower, **OPTIONS[tower])
-        step.lower(state, batch)
-        jax.eval_shape(train.make_eval_step(), model, batch)
-        jax.eval_shape(jax.vmap(model.image.features), model.preprocess.normalize(batch["image"]))
-        jax.eval_shape(jax.vmap(model.text.intermediates), batch["tokens"])
+        batch, options, optimizer = make_batch(), OPTIONS[tower], train.adamw(1e-3)
+        half = options["dtype"] == "float16"
+
+        def start(key):
+            model = smallest_configs()[tower].build(key=key)
+            return train.init_state(model, optimizer, ema=True, key=key, scale_loss=half)
+
+        state = eqx.filter_eval_shape(start, jax.random.key(0))
+        train.make_train_step(optimizer, ema_decay=0.9, **options).lower(state, batch)
+        jax.eval_shape(train.make_eval_step(), state.model, batch)
+        images = state.model.preprocess.normalize(batch["image"])
+        eqx.filter_eval_shape(
+            lambda model, x: jax.vmap(model.image.features)(x), state.model, images
+        )
+        eqx.filter_eval_shape(
+            lambda model, x: jax.vmap(model.text.intermediates)(x), state.model, batch["tokens"]
+        )
 
 
 @pytest.mark.parametrize("name", OF_RUNNING)
 def test_towers_and_steps_run_under_a_switch(name, caplog):
-    arguments = start("vit", patch_dropout=0.5)
+    model, optimizer = random_model(smallest_configs()["vit"]), train.adamw(1e-3)
+    state = train.init_state(model, optimizer, ema=True, key=jax.random.key(0))
+    step = train.make_train_step(optimizer, ema_decay=0.9, patch_dropout=0.5)
     with switched(name, OF_RUNNING[name]):
-        compute(*arguments)
+        compute(model, step, state, make_batch())
 
 
 @pytest.mark.parametrize("name", ["jax_transfer_guard", "jax_enable_x64"])
