@@ -106,15 +106,18 @@ def _in_folder(folder: Path, part: str | None) -> Found:
         config, weights = _in_transformers(folder, folder.resolve().name)
         return Found(with_tokenizer_in(config, folder), weights, TRANSFORMERS)
     weights = find_in_folder(folder)
-    with open_weights(weights, part) as tensors:
-        config = _own_config(weights, tensors) or _missing_config(folder)
+    config = _config_beside(weights)
+    if config is None:
+        with open_weights(weights, part) as tensors:
+            config = _config_within(weights, tensors) or _missing_config(folder)
     return Found(with_tokenizer_in(config, folder), weights)
 
 
 def _in_file(weights: Path, name: str | None = None, part: str | None = None) -> Found:
     """What one file of weights is: the model called `name`, or by itself."""
     with open_weights(weights, part) as tensors:
-        form, own = form_of(tensors), _own_config(weights, tensors)
+        form = form_of(tensors)
+        own = _config_beside(weights) or _config_within(weights, tensors)
         if own is None and form is TRANSFORMERS and transformers.is_in(weights.parent):
             own = transformers.read_config(weights.parent, weights.parent.resolve().name)
         if name is not None:
@@ -212,11 +215,13 @@ def _architecture(config: CLIPConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _own_config(weights: Path, tensors: Container) -> CLIPConfig | None:
-    """The configuration that lies beside the weights, or else the one that they carry, if any."""
+def _config_beside(weights: Path) -> CLIPConfig | None:
     path = weights.parent / CONFIG_FILE
-    if path.is_file():
-        return _read_config(path)
+    return _read_config(path) if path.is_file() else None
+
+
+def _config_within(weights: Path, tensors: Container) -> CLIPConfig | None:
+    """The configuration that the weights carry, if any, as those that `save` writes do."""
     text = tensors.metadata.get(CONFIG_FILE)
     return None if text is None else _parse_config(text, where=weights)
 

@@ -22,7 +22,7 @@ class ShardedFiles(Mapping[str, np.ndarray]):
     """
 
     metadata: Mapping[str, str] = {}
-    note, kind = "", "safetensors, several files by an index"
+    note, kind = "", "several files by an index"
 
     def __init__(self, path: Path, open_file: Callable[[Path], Any]):
         self._path, self._open_file = path, open_file
